@@ -1,0 +1,1 @@
+"""Everything that puts the rooms together: command line, runner, fleet, demo, doctor."""

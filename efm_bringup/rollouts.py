@@ -1,0 +1,54 @@
+"""Policies at work on simulated robots in this process: what evaluate and calibrate share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from efm_bringup.simulated_robots import guard_settings, worlds
+from efm_core.checkpoint import verify_checkpoint
+from efm_core.fleet import FleetDescription
+from efm_core.registry import Registry
+from efm_model.inference import Engine
+from efm_trainer.rollout import InProcessFleet
+
+WORLDS = 16
+"""Robots side by side: the network answers that many observations in one batch."""
+
+
+@contextmanager
+def in_process(fleet: FleetDescription, count: int = WORLDS) -> Iterator[InProcessFleet]:
+    """`count` simulated robots of the fleet's kind, writing bags below its data_dir."""
+    facts = {"fleet": fleet.name, "task": "push block to block", "efm_version": efm_version()}
+    with worlds(fleet, count) as robots:
+        yield InProcessFleet(robots, guard_settings(fleet), fleet.data_dir, facts)
+
+
+def load_engine(fleet: FleetDescription, policy: str, reward: str) -> Engine:
+    """Both checkpoints, verified for the fleet's robots. Raises CheckpointError, RegistryError."""
+    registry, robot = Registry(fleet.models_dir), fleet.robots[0]
+    paths = {}
+    for role, name in (("policy", policy), ("reward", reward)):
+        paths[role] = registry.path(name)
+        cameras = [camera.name for camera in robot.cameras]
+        verify_checkpoint(paths[role], cameras=cameras, space=robot.space, role=role)
+    return Engine.load(paths["policy"], paths["reward"], fleet.backend)
+
+
+def drop_plan(data_set: Path, plan_id: str) -> None:
+    """Delete the episodes of an earlier, interrupted run of the same plan."""
+    for file in data_set.glob("*/episode.json"):
+        if json.loads(file.read_text()).get("plan") == plan_id:
+            shutil.rmtree(file.parent)
+
+
+def efm_version() -> str:
+    """The installed version, "" in a checkout that was never installed."""
+    try:
+        return version("efm_bringup")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,112 @@
+"""Asks the running fleet's trainer to practise, over DDS, and watches until it is done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.context import Context
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from efm_core import messages
+from efm_ros.channels import TRAINER_STATUS, receive
+from efm_ros.dds import apply_dds_profile
+from efm_ros.executor import DrainingExecutor
+
+POLL_SECONDS = 0.2
+START_SECONDS = 60.0
+"""Longest wait for the trainer's services: it imports torch first."""
+
+
+class TrainerClient:
+    """One job at a time on `/trainer`; a context manager. `status`: the newest pairs heard."""
+
+    def __init__(self) -> None:
+        apply_dds_profile()
+        self._context = Context()
+        self._context.init()
+        self._node = Node("trainer_client", context=self._context)
+        self._executor = DrainingExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._parameters = self._node.create_client(SetParameters, "/trainer/set_parameters")
+        self.status: dict[str, str] = {}
+        receive(self._node, TRAINER_STATUS, self._hear)
+
+    def __enter__(self) -> TrainerClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def improve(self, job: Mapping[str, Any], idle: Callable[[dict[str, str]], None]) -> None:
+        """Run an ImproveJob (its JSON fields) to its end; `idle(status)` several times a second.
+
+        A trainer that was restarted is asked again and takes up its own work. Raises ValueError
+        with the trainer's reason when it refuses or fails, TimeoutError when it never appears.
+        """
+        self._ask(job, idle)
+        while True:
+            idle(self.status)
+            self._spin(POLL_SECONDS)
+            state = self.status.get("state", "")
+            if state == "done":
+                return
+            if state in ("failed", "cancelled"):
+                raise ValueError(f"the trainer {state}: {self.status.get('reason', '')}")
+            if state == "idle":  # a new process that knows of no job
+                self._ask(job, idle)
+
+    def _ask(self, job: Mapping[str, Any], idle: Callable[[dict[str, str]], None]) -> None:
+        trigger = self._node.create_client(Trigger, "/trainer/improve")
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not (trigger.service_is_ready() and self._parameters.service_is_ready()):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"no trainer within {START_SECONDS:g} s; see logs/trainer.log of the run"
+                    )
+                idle(self.status)
+                self._spin(POLL_SECONDS)
+            text = ParameterValue(
+                type=ParameterType.PARAMETER_STRING, string_value=json.dumps(dict(job))
+            )
+            request = SetParameters.Request(parameters=[Parameter(name="improve", value=text)])
+            result = self._wait(self._parameters.call_async(request), idle).results[0]
+            if not result.successful:
+                raise ValueError(f"the trainer refused its settings: {result.reason}")
+            self.status = {}  # what was heard before the start is no news
+            answer = self._wait(trigger.call_async(Trigger.Request()), idle)
+            if not answer.success:
+                raise ValueError(f"the trainer refused: {answer.message}")
+        finally:
+            self._node.destroy_client(trigger)
+
+    def _wait(self, future: Any, idle: Callable[[dict[str, str]], None]) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while not future.done():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the trainer doesn't answer; see logs/trainer.log of the run")
+            idle(self.status)
+            self._spin(POLL_SECONDS)
+        return future.result()
+
+    def _spin(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def _hear(self, message: Any) -> None:
+        self.status = messages.read_status(message)

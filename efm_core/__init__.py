@@ -1,0 +1,1 @@
+"""The nouns and the mathematics of efm: no ROS, no torch, no simulator."""

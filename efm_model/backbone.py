@@ -1,0 +1,66 @@
+"""The seam for vision-language backbones: images and words in, a feature vector out.
+
+A backbone is chosen by `ModelConfig.backbone`. The small one of this project is built in; another
+one (a `transformers` model, say) is one class with this protocol and one entry in `BACKBONES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast, runtime_checkable
+
+from torch import Tensor, nn
+
+from efm_model.config import ModelConfig
+from efm_model.preprocess import PreprocessorConfig
+from efm_model.trunk import SmallTrunk
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What every backbone offers; implementations are also `torch.nn.Module`s.
+
+    name: the value of `ModelConfig.backbone` that selects it.
+    feature_size: features per observation.
+    """
+
+    name: str
+    feature_size: int
+
+    def __call__(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Images uint8 (B, cameras, H, W, 3), tokens int64 (B, L) -> float32 (B, feature_size)."""
+        ...
+
+
+Builder = Callable[[ModelConfig, PreprocessorConfig], nn.Module]
+
+
+def _small(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.Module:
+    expected = (len(preprocessor.vocabulary) + 2, preprocessor.max_tokens)
+    found = (config.small.vocabulary, config.small.max_tokens)
+    if expected != found:
+        raise ValueError(
+            f"config.json: small.vocabulary, small.max_tokens = {found} differ from "
+            f"preprocessor.json's {expected}; the two files are of different checkpoints"
+        )
+    return SmallTrunk(
+        config.small, len(config.cameras), mean=preprocessor.mean, std=preprocessor.std
+    )
+
+
+BACKBONES: dict[str, Builder] = {"small": _small}
+
+
+def build_backbone(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.Module:
+    """The backbone that `config.backbone` names, with random weights.
+
+    Raises ValueError for an unknown name, listing the known ones.
+    """
+    if config.backbone not in BACKBONES:
+        raise ValueError(
+            f"config.json: backbone '{config.backbone}' is unknown, this version has "
+            f"{sorted(BACKBONES)}; install the version that wrote the checkpoint"
+        )
+    module = BACKBONES[config.backbone](config, preprocessor)
+    cast(Backbone, module)
+    return module

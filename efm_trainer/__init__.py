@@ -1,0 +1,1 @@
+"""Learning from episodes: fine-tuning, calibration, self-improvement, roll-outs, evaluation."""

@@ -1,0 +1,166 @@
+"""The success detector's threshold and hold, chosen on episodes that a person labelled.
+
+The labels are `labels.operator` alone: did the robot get there. The simulator's truth is never
+read; in simulation an oracle operator may have given the labels, which the records then say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from efm_core.detector import DetectorSettings, SuccessDetector
+from efm_trainer.episode_data import EpisodeData
+from efm_trainer.intervals import wilson
+
+
+class CalibrationConfig(BaseModel):
+    """What is tried and what is wanted.
+
+    thresholds (steps) and holds (ticks) are combined; the choice is the one with the highest
+    recall among those whose precision reaches `precision`, or, where none does, the most precise
+    one that fires at all. minimum_labels: of each kind, below which nothing is chosen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    thresholds: tuple[Annotated[float, Field(gt=0.0)], ...] = (
+        0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0,
+    )  # fmt: skip
+    holds: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 4)
+    release: Annotated[float, Field(ge=0.0)] = 0.3
+    minimum_ticks: Annotated[int, Field(ge=0)] = 2
+    precision: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    minimum_labels: Annotated[int, Field(ge=1)] = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One labelled episode: d in steps at every observation up to its end, and the label."""
+
+    episode_id: str
+    steps_to_go: NDArray[np.float64]
+    label: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorQuality:
+    """Counts over episodes: fired and labelled success, and so on, with 95 % Wilson intervals."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def precision(self) -> float:
+        """Share of fired episodes that were successes; 0 when none fired."""
+        return self.true_positives / max(self.true_positives + self.false_positives, 1)
+
+    @property
+    def recall(self) -> float:
+        """Share of successes that fired; 0 when there was none."""
+        return self.true_positives / max(self.true_positives + self.false_negatives, 1)
+
+    @property
+    def precision_interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the precision."""
+        return wilson(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall_interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the recall."""
+        return wilson(self.true_positives, self.true_positives + self.false_negatives)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The chosen settings, their quality, whether the wanted precision was reached, and on what."""
+
+    settings: DetectorSettings
+    quality: DetectorQuality
+    reached: bool
+    episode_ids: tuple[str, ...]
+    label_sources: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> figure, for the manifest."""
+        q = self.quality
+        return {
+            "detector/precision": q.precision,
+            "detector/precision_low": q.precision_interval[0],
+            "detector/recall": q.recall,
+            "detector/recall_low": q.recall_interval[0],
+            "detector/episodes": float(len(self.episode_ids)),
+        }
+
+
+def trace_of(episode: EpisodeData, steps_to_go: NDArray[np.float64]) -> Trace | None:
+    """The trace of an episode with an operator's label, None without one.
+
+    steps_to_go: float64 (N,), recomputed d; still frames after the end are left out, because
+    nothing is decided there.
+    """
+    label = episode.record.labels.operator
+    if label is None:
+        return None
+    source = episode.record.labels.operator_source or "person"
+    return Trace(
+        episode.record.episode_id, steps_to_go[: episode.end_row + 1], label, source
+    )
+
+
+def first_detection(steps_to_go: NDArray[np.float64], settings: DetectorSettings) -> int | None:
+    """The tick at which the detector first fires on d (T + 1,), None if never."""
+    detector = SuccessDetector(settings)
+    for tick, d in enumerate(steps_to_go.tolist()):
+        if detector.update(d, tick):
+            return tick
+    return None
+
+
+def quality_of(traces: Sequence[Trace], settings: DetectorSettings) -> DetectorQuality:
+    """Counts of a detector over labelled episodes."""
+    fired = np.array([first_detection(t.steps_to_go, settings) is not None for t in traces])
+    label = np.array([t.label for t in traces])
+    return DetectorQuality(
+        int((fired & label).sum()), int((fired & ~label).sum()),
+        int((~fired & label).sum()), int((~fired & ~label).sum()),
+    )  # fmt: skip
+
+
+def calibrate(traces: Sequence[Trace], config: CalibrationConfig) -> Calibration:
+    """Choose threshold and hold; see `CalibrationConfig`.
+
+    Ties in recall go to the more precise, then to the longer hold (cheaper than a lower
+    threshold). Raises ValueError when either kind of label is rarer than `minimum_labels`.
+    """
+    positive = sum(t.label for t in traces)
+    if min(positive, len(traces) - positive) < config.minimum_labels:
+        raise ValueError(
+            f"{positive} successes and {len(traces) - positive} failures are labelled, at least "
+            f"{config.minimum_labels} of each are needed; label more calibration episodes"
+        )
+    tried: list[tuple[DetectorSettings, DetectorQuality]] = []
+    for threshold in config.thresholds:
+        for hold in config.holds:
+            settings = DetectorSettings(
+                threshold=threshold, hold=hold, release=config.release,
+                minimum_ticks=config.minimum_ticks,
+            )  # fmt: skip
+            tried.append((settings, quality_of(traces, settings)))
+    good = [t for t in tried if t[1].true_positives and t[1].precision >= config.precision]
+    if good:
+        settings, quality = max(good, key=lambda t: (t[1].recall, t[1].precision, t[0].hold))
+    else:
+        settings, quality = max(tried, key=lambda t: (t[1].precision, t[1].recall, t[0].hold))
+    return Calibration(
+        settings, quality, bool(good), tuple(t.episode_id for t in traces),
+        tuple(sorted({t.source for t in traces})),
+    )  # fmt: skip

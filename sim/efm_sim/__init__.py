@@ -1,0 +1,1 @@
+"""A LanguageTable-like simulated robot in PyBullet: world, tasks, demonstrator, rendered scenes."""
