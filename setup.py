@@ -32,7 +32,7 @@ setup(
         *find_packages("sim", include=["efm_sim", "efm_sim.*"]),
     ],
     package_dir={"efm_sim": "sim/efm_sim"},
-    package_data={"efm_model": ["weights/**/*"], "efm_trainer": ["*.html", "*.css"]},
+    package_data={"efm_model": ["weights/**/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -42,6 +42,7 @@ setup(
     ],
     install_requires=[
         "setuptools",
+        "matplotlib>=3.7",
         "mcap>=1.2",
         "numpy>=1.23",
         "onnx>=1.16",

@@ -120,9 +120,11 @@ def demonstrate(demo: Demo) -> dict[str, Any]:
 
 def fine_tune(demo: Demo) -> dict[str, Any]:
     """Stage 1: next action and steps-to-go from the bags."""
+    weights = demo.settings.weights
     return demo.step(
-        "sft", "train", "sft", "--fleet", str(demo.fleet.path), "--data-set", "demo",
+        "fine_tuning", "train", "sft", "--fleet", str(demo.fleet.path), "--data-set", "demo",
         "--run-dir", str(demo.run_dir), "--seed", str(demo.settings.seed),
+        *(["--weights", weights] if weights else []),
     )  # fmt: skip
 
 
@@ -132,7 +134,7 @@ def calibrate(demo: Demo) -> dict[str, Any]:
     return demo.step(
         "calibration", "calibrate", "--fleet", str(demo.fleet.path), "--policy", sft["policy"],
         "--reward", sft["reward"], "--episodes", str(demo.settings.calibration),
-        "--seed", str(demo.settings.seed), "--limit", str(demo.settings.limit),
+        "--seed", str(demo.settings.seed), "--limit", str(demo.settings.limit), "--keep-default",
     )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def practise(demo: Demo) -> dict[str, Any]:
     s, start = demo.settings, demo.figures("calibration")
     job = {
         "name": "practice", "policy": start["policy"], "reward": start["reward"], "seed": s.seed,
-        "rounds": s.rounds, "episodes": s.episodes_per_round, "limit": s.limit,
+        "rounds": s.rounds, "episodes_per_round": s.episodes_per_round, "limit": s.limit,
     }  # fmt: skip
     with running(demo.fleet, PRACTISING, demo.run_dir, demo.environment) as runner:
         run_practice(job, runner, demo.stop)

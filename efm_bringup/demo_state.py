@@ -20,7 +20,8 @@ class DemoSettings(BaseModel):
     demonstrations, validation: episodes for training and for choosing the best step.
     calibration: episodes of the fine-tuned policy that an oracle labels for the detector.
     rounds, episodes_per_round: of practice. evaluation: start states per policy. repeated: how
-    many of them are run again over DDS. limit: control ticks per episode.
+    many of them are run again over DDS. limit: control ticks per episode. weights: folder of
+    backbone weights, "" for the shipped ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,11 +30,12 @@ class DemoSettings(BaseModel):
     demonstrations: Annotated[int, Field(ge=2)] = 80
     validation: Annotated[int, Field(ge=1)] = 16
     calibration: Annotated[int, Field(ge=0)] = 48
-    rounds: Annotated[int, Field(ge=1)] = 12
-    episodes_per_round: Annotated[int, Field(ge=1)] = 96
+    rounds: Annotated[int, Field(ge=1)] = 18
+    episodes_per_round: Annotated[int, Field(ge=1)] = 48
     evaluation: Annotated[int, Field(ge=10)] = 200
     repeated: Annotated[int, Field(ge=0)] = 20
     limit: Annotated[int, Field(ge=5)] = 40
+    weights: str = ""
 
 
 class DemoState(BaseModel):

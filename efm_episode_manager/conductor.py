@@ -188,12 +188,15 @@ class Conductor:
             self.course.abandon(f"not ready within {limit:g} s: {who}")
 
     def _watched(self, session: Session) -> tuple[str, ...]:
-        """Who must be heard, the likeliest cause of a silence first: the guard follows others.
+        """Who must be heard.
 
-        In lockstep the guard speaks when asked; a demonstration asks it when the person acts.
+        In lockstep the guard speaks when it has something to execute: its silence counts once
+        the policy has answered. (Who demonstrates may take his time: see stall_s.)
         """
-        guard = () if self.core.settings.lockstep and not session.needs_policy else ("guard",)
-        return (*session.models, "robot", "fleet", *guard)
+        asked = not self.core.settings.lockstep or (
+            session.needs_policy and session.chunk >= session.sent
+        )
+        return (*session.models, "robot", "fleet", *(("guard",) if asked else ()))
 
     def _watch_real_time(self, session: Session, in_phase: float) -> None:
         rate = self.core.settings.space.rate

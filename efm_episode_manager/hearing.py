@@ -79,7 +79,10 @@ class Hearing:
 
     def _action_chunk(self, data: bytes) -> None:
         self._alive("policy")
-        self._answer("policy", cdr.stamp_ns(data))
+        stamp_ns, session = cdr.stamp_ns(data), self._conductor.live_session
+        if session is not None:
+            session.chunk = max(session.chunk, session.grid.tick(stamp_ns) or 0)
+        self._answer("policy", stamp_ns)
 
     def _reward_state(self, data: bytes) -> None:
         self._alive("reward")

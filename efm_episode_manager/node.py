@@ -25,12 +25,12 @@ from std_srvs.srv import Trigger
 
 from efm_core import topics
 from efm_core.actions import ActionSpace
-from efm_core.bags import recover_all
 from efm_core.topics import Topic
 from efm_episode_manager.conductor import Conductor
 from efm_episode_manager.hearing import Hearing
 from efm_episode_manager.ownership import RobotLock
 from efm_episode_manager.recorder import recorded_topics
+from efm_episode_manager.recovery import recover_own
 from efm_episode_manager.scribe import Job
 from efm_episode_manager.services import NAMES, OperatorServices
 from efm_episode_manager.session import Session
@@ -55,9 +55,8 @@ class EpisodeManagerNode(Node):
         super().__init__("episode_manager", context=context, **options)
         settings = self._settings()
         self._lock = RobotLock(settings.data_dir, settings.robot)
-        for data_set in sorted(path for path in settings.data_dir.iterdir() if path.is_dir()):
-            for found in recover_all(data_set):
-                self.get_logger().warning(f"{found.partial}: {found.reason}")
+        for path in recover_own(settings.data_dir, settings.robot):
+            self.get_logger().warning(f"recovered the interrupted episode {path}")
         self._outside = _RosOutside(self)
         self.conductor = Conductor(settings, self._outside)
         self._outside.conductor = self.conductor

@@ -58,9 +58,9 @@ class Session:
     """One episode from its reset to its last still frame.
 
     plan, planned: what was asked for. record: filled in as facts become known.
-    sent: the last tick sent, -1 before the first. seen: the last tick observed. acted: the last
-    tick the guard answered. ended: the tick at whose observation the episode was over (the number
-    of decisions, T), None while it goes on.
+    sent: the last tick sent, -1 before the first. seen: the last tick observed. acted, chunk: the
+    last ticks that guard and policy answered. ended: the tick at whose observation the episode
+    was over (the number of decisions, T), None while it goes on.
     """
 
     plan: EpisodePlan
@@ -71,6 +71,7 @@ class Session:
     sent: int = -1
     seen: int = -1
     acted: int = -1
+    chunk: int = -1
     ended: int | None = None
     answered: set[str] = field(default_factory=set)
     echoed: set[str] = field(default_factory=set)

@@ -1,1 +1,1 @@
-"""The embodied foundation model: images and an instruction in, action tokens and steps-to-go out."""
+"""The embodied foundation model: images and words in, action tokens and steps-to-go out."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from efm_model.geometry import DECIMETRE
 from efm_model.preprocess import Preprocessor
-from efm_model.scene_set import Questions, SceneSet, SceneSource, ask
+from efm_model.scene_set import SceneSet, SceneSource, ask
 from efm_model.trunk import PUSHER, REFERENT_A, REFERENT_B, Grounding, SmallTrunk
 
 SPOT = 0.16

@@ -1,4 +1,4 @@
-"""Stage-1 losses: behaviour cloning and steps-to-go, both cross-entropies (arXiv 2509.15155, 3.1)."""
+"""Stage-1 losses, both cross-entropies: cloning and steps-to-go (arXiv 2509.15155, 3.1)."""
 
 from __future__ import annotations
 

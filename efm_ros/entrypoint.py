@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -18,8 +19,8 @@ CONFIGURATION_ERROR = 2
 """Exit status for bad input: starting again would not help."""
 
 
-TEARDOWN_SECONDS = 3.0
-"""Longest time for taking the DDS participant down; see `_spin`."""
+TEARDOWN_SECONDS = 10.0
+"""Longest time for taking the DDS participant down; see `_destroy`."""
 
 
 def run(factory: Callable[[], Node | Sequence[Node]], args: Sequence[str] | None = None) -> int:
@@ -60,10 +61,20 @@ def _spin(factory: Callable[[], Node | Sequence[Node]]) -> int:
         return CONFIGURATION_ERROR
     finally:
         executor.shutdown()
-        for node in nodes:
-            node.destroy_node()
-        # Fast DDS 2.14 can lock up, at full load and for good, when a participant is destroyed
-        # while others leave (DomainParticipant::set_listener waits for callbacks that wait for
-        # its mutex): seen in about 1 of 150 ends of a process when a whole fleet stops.
-        faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True)
+        _destroy(nodes)
     return 0
+
+
+def _destroy(nodes: Sequence[Node]) -> None:
+    """Destroy nodes, and with the last one the DDS participant.
+
+    Fast DDS 2.14 can lock up, at full load and for good, when a participant is destroyed while
+    others leave, as when a whole fleet stops: DomainParticipant::set_listener waits for callbacks
+    that wait for its mutex. Then the process ends after `TEARDOWN_SECONDS` with status 1.
+    """
+    with ExitStack() as participant:
+        for node in nodes:
+            participant.enter_context(node.handle)
+        for node in nodes:
+            node.destroy_node()  # may take its time: the manager finishes a bag
+        faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True)

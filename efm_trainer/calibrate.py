@@ -19,6 +19,10 @@ from efm_trainer.episode_data import EpisodeData
 from efm_trainer.intervals import wilson
 
 
+class TooFewLabelsError(ValueError):
+    """Too few labels of one kind to choose a detector by."""
+
+
 class CalibrationConfig(BaseModel):
     """What is tried and what is wanted.
 
@@ -139,11 +143,11 @@ def calibrate(traces: Sequence[Trace], config: CalibrationConfig) -> Calibration
     """Choose threshold and hold; see `CalibrationConfig`.
 
     Ties in recall go to the more precise, then to the longer hold (cheaper than a lower
-    threshold). Raises ValueError when either kind of label is rarer than `minimum_labels`.
+    threshold). Raises TooFewLabelsError when either kind of label is rarer than `minimum_labels`.
     """
     positive = sum(t.label for t in traces)
     if min(positive, len(traces) - positive) < config.minimum_labels:
-        raise ValueError(
+        raise TooFewLabelsError(
             f"{positive} successes and {len(traces) - positive} failures are labelled, at least "
             f"{config.minimum_labels} of each are needed; label more calibration episodes"
         )

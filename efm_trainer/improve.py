@@ -41,13 +41,13 @@ class ImproveSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    algorithm: Algorithm = "reinforce_baseline"
+    algorithm: Algorithm = "clipped_ratio"
     gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
     trace: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
     scale: Annotated[float, Field(gt=0.0)] = 0.05
-    learning_rate: Annotated[float, Field(gt=0.0, le=0.1)] = 3e-4
+    learning_rate: Annotated[float, Field(gt=0.0, le=0.1)] = 5e-4
     minibatch: Annotated[int, Field(ge=1)] = 64
-    passes: Annotated[int, Field(ge=1, le=100)] = 1
+    passes: Annotated[int, Field(ge=1, le=100)] = 4
     clip_advantage: Annotated[float, Field(gt=0.0)] = 3.0
     clip_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     entropy_bonus: Annotated[float, Field(ge=0.0)] = 0.005
@@ -64,6 +64,15 @@ class ImproveSettings(BaseModel):
             algorithm="reinforce", passes=1, minibatch=64, scale=0.05, learning_rate=1e-4,
             entropy_bonus=0.0, gradient_norm=1e9, zero_past_end=True,
         )  # fmt: skip
+
+    @classmethod
+    def named(cls, algorithm: Algorithm) -> ImproveSettings:
+        """The recommended settings of an algorithm; `reinforce` is the paper's exact form."""
+        if algorithm == "reinforce":
+            return cls.paper()
+        if algorithm == "reinforce_baseline":
+            return cls(algorithm=algorithm, learning_rate=3e-4, passes=1)
+        return cls()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from efm_model.weights import pretrained_model
 from efm_trainer.improve_run import PracticeStart, open_practice
 from efm_trainer.practice import Collect, PracticeSettings, RoundReport
 from efm_trainer.progress import Cancelled, MetricsLog, Progress
-from efm_trainer.sft import SftConfig
+from efm_trainer.sft_config import SftConfig
 from efm_trainer.sft_run import run_sft
 
 RESULT_FILE = "result.json"

@@ -52,10 +52,10 @@ class PracticeSettings(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")] = "practice"
     data_set: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")] = "practice"
     robots: Annotated[tuple[str, ...], Field(min_length=1)] = ("robot1",)
-    rounds: Annotated[int, Field(ge=1)] = 12
-    episodes_per_round: Annotated[int, Field(ge=1)] = 96
+    rounds: Annotated[int, Field(ge=1)] = 24
+    episodes_per_round: Annotated[int, Field(ge=1)] = 48
     limit: Annotated[int, Field(ge=1)] = 40
-    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 0.8
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
     instructions: tuple[str, ...] = ()
     simulated: bool = True

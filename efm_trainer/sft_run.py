@@ -16,7 +16,9 @@ from efm_trainer.data import SkippedEpisode, load_episodes
 from efm_trainer.episode_data import EpisodeData
 from efm_trainer.features import FeatureCache
 from efm_trainer.progress import Cancelled, ProgressCallback, never
-from efm_trainer.sft import ROLES, SftConfig, SftResult, collect_samples, fine_tune
+from efm_trainer.sft import SftResult, collect_samples, fine_tune
+from efm_trainer.sft_config import SftConfig
+from efm_trainer.sft_steps import ROLES
 from efm_trainer.versions import Making, free_name, save_version
 
 _log = logging.getLogger(__name__)

@@ -18,11 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demonstrations", type=int, default=80, help="to learn from")
     parser.add_argument("--validation", type=int, default=16, help="to choose the best step by")
     parser.add_argument("--calibration", type=int, default=48, help="labelled, for the detector")
-    parser.add_argument("--rounds", type=int, default=12, help="of practice")
-    parser.add_argument("--episodes-per-round", type=int, default=96, help="over all robots")
+    parser.add_argument("--rounds", type=int, default=18, help="of practice")
+    parser.add_argument("--episodes-per-round", type=int, default=48, help="over all robots")
     parser.add_argument("--evaluation", type=int, default=200, help="start states per policy")
     parser.add_argument("--repeated", type=int, default=20, help="of them again over ROS 2")
     parser.add_argument("--limit", type=int, default=40, help="control ticks per episode")
+    parser.add_argument("--weights", default="", help="backbone's folder (default: shipped)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,10 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     improve = actions.add_parser("self-improve", help="practise on simulated robots and improve")
     improve.add_argument("--policy", required=True, help="version or alias to start from")
     improve.add_argument("--reward", required=True, help="calibrated reward version")
-    improve.add_argument("--rounds", type=int, default=12)
-    improve.add_argument("--episodes", type=int, default=96, help="per round, over all robots")
+    improve.add_argument("--rounds", type=int, default=24)
+    improve.add_argument("--episodes", type=int, default=48, help="per round, over all robots")
     improve.add_argument("--limit", type=int, default=40, help="control ticks per episode")
-    improve.add_argument("--temperature", type=float, default=0.8)
+    improve.add_argument("--temperature", type=float, default=1.0)
     improve.add_argument(
         "--algorithm", choices=("reinforce", "reinforce_baseline", "clipped_ratio"),
         help="reinforce is the paper's form (default: the trainer's)",
@@ -98,11 +98,13 @@ def _improve(args: argparse.Namespace, fleet: FleetDescription, cancelled: Any) 
     policy = Registry(fleet.models_dir).resolve(args.policy)
     fields: dict[str, Any] = {
         "policy": policy, "reward": args.reward, "name": args.name, "data_set": args.data_set,
-        "rounds": args.rounds, "episodes": args.episodes, "limit": args.limit, "seed": args.seed,
-        "temperature": args.temperature,
+        "rounds": args.rounds, "episodes_per_round": args.episodes, "limit": args.limit,
+        "seed": args.seed, "temperature": args.temperature,
     }  # fmt: skip
     if args.algorithm:
-        fields["improve"] = {"algorithm": args.algorithm}
+        from efm_trainer.improve import ImproveSettings
+
+        fields["improve"] = ImproveSettings.named(args.algorithm).model_dump()
     if args.running:
         return _improve_running(fleet, fields, args.run_dir)
     from efm_bringup.workplace import workplace
@@ -155,7 +157,7 @@ def _practise_here(
 def _teller(title: str) -> Any:
     from efm_bringup.progress_line import ProgressLine
 
-    line = ProgressLine(f"  {title}: %")
+    line = ProgressLine(f"  {title}: percent")
 
     def tell(progress: Progress, version: str) -> None:
         line.show(round(100 * progress.done), 100, version)

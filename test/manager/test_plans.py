@@ -6,10 +6,15 @@ import json
 
 import pytest
 
+from efm_core import messages
+from efm_core.bags import EpisodeWriter, read_record
+from efm_core.episode import EpisodeRecord, Outcome, new_episode_id
 from efm_core.plan import EpisodePlan
+from efm_core.topics import NAMED_SCALARS
 from efm_episode_manager.liveness import Liveness
 from efm_episode_manager.ownership import RobotLock, StopMark
 from efm_episode_manager.plans import PlanProgress, saved_indices
+from efm_episode_manager.recovery import recover_own
 from efm_episode_manager.resetting import Reset, ResetNews, scene_for
 
 PLAN = EpisodePlan(
@@ -102,3 +107,28 @@ def test_reset_listens_to_its_own_request_alone():
     assert not reset.exhausted
     reset.attempt("id/2", 9.0)
     assert reset.exhausted
+
+
+def test_only_this_robots_open_episodes_are_recovered(tmp_path):
+    def leave_open(robot):
+        record = EpisodeRecord(
+            episode_id=new_episode_id(), mode="demo", robot=robot, instruction="push",
+            transport="dds", clock="lockstep", rate=10.0,
+        )  # fmt: skip
+        topic = f"/{robot}/joint_states"
+        writer = EpisodeWriter(tmp_path / "set", record, {topic: (NAMED_SCALARS, "reliable")}, 0)
+        scalars = messages.named_scalars(1, "base", {"j": 1.0})
+        for _ in range(2000):  # more than one chunk
+            writer.write(topic, messages.serialize(scalars, NAMED_SCALARS), 1)
+        return record.episode_id, writer
+
+    mine, dead = leave_open("arm0")
+    theirs, living = leave_open("arm1")
+    dead._unlock()  # what the kernel does when a process dies
+    (tmp_path / "set" / "odd.partial").mkdir()
+    assert recover_own(tmp_path, "arm0") == [tmp_path / "set" / mine]
+    record = read_record(tmp_path / "set" / mine)
+    assert (record.outcome, record.recovered) == (Outcome.INTERRUPTED, True)
+    assert (tmp_path / "set" / f"{theirs}.partial").is_dir()
+    living.discard()
+    assert recover_own(tmp_path / "nowhere", "arm0") == []

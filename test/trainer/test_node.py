@@ -108,7 +108,7 @@ class Bench:
         self.until(future.done)
         return future.result()
 
-    def until(self, condition, timeout: float = 15.0) -> None:
+    def until(self, condition, timeout: float = 60.0) -> None:
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, f"nothing after {timeout} s; {self.states[-1:]}"

@@ -12,8 +12,10 @@ from efm_trainer.features import FeatureCache
 from efm_trainer.optimizer_state import optimizer_tensors, restore_optimizer
 from efm_trainer.progress import TrainingCancelledError
 from efm_trainer.rollout import InProcessFleet
-from efm_trainer.sft import SftConfig, collect_samples, fine_tune, soft_bins, split_episodes
+from efm_trainer.sft import collect_samples, fine_tune, split_episodes
+from efm_trainer.sft_config import SftConfig
 from efm_trainer.sft_state import STATE_FILE, head_weights
+from efm_trainer.sft_steps import soft_bins
 
 QUICK = SftConfig(
     steps=40, batch=32, feature_noise=0.05, validate_every=10, save_every=10, warmup=5

@@ -20,7 +20,7 @@ from efm_trainer.improve_run import PracticeStart, open_practice, saved_episodes
 from efm_trainer.practice import PracticeSettings, round_plan
 from efm_trainer.recording import record_episode
 from efm_trainer.rollout import InProcessFleet
-from efm_trainer.sft import SftConfig
+from efm_trainer.sft_config import SftConfig
 from efm_trainer.sft_run import horizon, run_sft
 from efm_trainer.versions import Making, free_name, load_version, save_version
 
