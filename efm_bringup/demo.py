@@ -30,6 +30,7 @@ from efm_bringup.signals import StopSignal
 from efm_bringup.step import run_step
 from efm_core.episode import EpisodeRecord
 from efm_core.fleet import FleetDescription
+from efm_core.registry import Registry
 from efm_trainer.evaluate import evaluation_plan
 
 PRACTISING = DRIVEN | {"efm_trainer"}
@@ -80,7 +81,7 @@ def run_demo(settings: DemoSettings, run_dir: Path, template: Path) -> Path:
         flush=True,
     )
     fleet = demo_fleet(template, run_dir)
-    with StopSignal() as stop:
+    with StopSignal() as stop, log.running():
         demo = Demo(settings, run_dir, fleet, environment, log, stop)
         for number, (name, phase) in enumerate(PHASES.items(), 1):
             if log.done(name):
@@ -146,7 +147,7 @@ def practise(demo: Demo) -> dict[str, Any]:
         "rounds": s.rounds, "episodes_per_round": s.episodes_per_round, "limit": s.limit,
     }  # fmt: skip
     with running(demo.fleet, PRACTISING, demo.run_dir, demo.environment) as runner:
-        run_practice(job, runner, demo.stop)
+        run_practice(demo.fleet, job, runner, demo.stop)
         restarts = runner.restarts
     figures: dict[str, Any] = json.loads((demo.run_dir / "practice" / "result.json").read_text())
     return {**figures, "restarts": restarts}
@@ -163,6 +164,8 @@ def evaluate(demo: Demo) -> dict[str, Any]:
             "--episodes", str(demo.settings.evaluation), "--seed", str(demo.settings.seed),
             "--limit", str(demo.settings.limit), "--data-set", f"evaluation_{name}",
         )  # fmt: skip
+    if found["self_improved"]["success"] >= found["sft"]["success"]:
+        Registry(demo.fleet.models_dir).promote(end["policy"])
     return found
 
 

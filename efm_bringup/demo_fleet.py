@@ -74,21 +74,26 @@ def run_plan(fleet: FleetDescription, plan: EpisodePlan, runner: Runner, stop: S
     line.show(end.done, end.total)
 
 
-def run_practice(job: Mapping[str, Any], runner: Runner, stop: StopSignal) -> None:
+def run_practice(
+    fleet: FleetDescription, job: Mapping[str, Any], runner: Runner, stop: StopSignal
+) -> None:
     """Have the running fleet's trainer carry out an ImproveJob (its JSON fields) to the end.
 
     Raises as `run_plan` does.
     """
-    rounds = int(job["rounds"])
-    line = ProgressLine("  practice: round")
+    each = int(job["episodes_per_round"])
+    total = each * int(job["rounds"])
+    line = ProgressLine("  practice: episode")
 
     def idle(status: dict[str, str]) -> None:
         _look_after(runner, stop)
-        if status.get("progress"):
-            line.show(round(float(status["progress"]) * rounds), rounds, status.get("version", ""))
+        if status.get("state") == "improve":
+            done = client.episodes_saved(str(job["name"]), each)
+            line.show(min(done, total - 1), total, status.get("version", ""))
 
-    with TrainerClient() as client:
+    with TrainerClient([robot.name for robot in fleet.robots]) as client:
         client.improve(job, idle)
+    line.show(total, total)
 
 
 def _look_after(runner: Runner, stop: StopSignal) -> None:

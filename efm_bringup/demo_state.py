@@ -39,13 +39,17 @@ class DemoSettings(BaseModel):
 
 
 class DemoState(BaseModel):
-    """Progress of a demo. seconds: per phase, all attempts together; figures: per phase."""
+    """Progress of a demo. seconds: per phase, all attempts together; figures: per phase.
+
+    wall_seconds: time that the demo ran, all attempts together.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     settings: DemoSettings
     done: list[str] = Field(default_factory=list)
     seconds: dict[str, float] = Field(default_factory=dict)
+    wall_seconds: float = 0.0
     figures: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -68,6 +72,16 @@ class DemoLog:
         if phase not in self.state.done:
             self.state.done.append(phase)
         self._save()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Add the time spent inside, s, to the whole demo's, however it ends."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.state.wall_seconds += round(time.monotonic() - begin, 3)
+            self._save()
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

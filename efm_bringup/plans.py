@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
 
 from efm_core.episode import Mode
 from efm_core.plan import EpisodePlan, PlannedEpisode
-
-Split = Literal["train", "validation", "none"]
 
 DEMONSTRATION_LIMIT = 150
 """Control ticks in which a demonstrator must be done (15 s at 10 Hz)."""
@@ -42,16 +39,18 @@ def demonstration_plan(
 ) -> EpisodePlan:
     """`train` + `validation` demonstrations by the robots' demonstrators, no model in charge.
 
-    A multiple of the robots' number apart, the splits are interleaved by index alone.
+    Raises ValueError without a robot.
     """
     if not robots:
         raise ValueError("a plan needs at least one robot; the fleet file lists none")
-    splits: list[Split] = ["train"] * train + ["validation"] * validation
     episodes = [
         PlannedEpisode(
-            index=i, scene={"seed": scene_seed(seed, "demo", i)}, limit=limit, split=split
+            index=i,
+            scene={"seed": scene_seed(seed, "demo", i)},
+            limit=limit,
+            split="train" if i < train else "validation",
         )
-        for i, split in enumerate(splits)
+        for i in range(train + validation)
     ]
     return EpisodePlan(
         plan_id=f"demo-{seed}-{train}-{validation}",

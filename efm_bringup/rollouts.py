@@ -31,12 +31,11 @@ def in_process(fleet: FleetDescription, count: int = WORLDS) -> Iterator[InProce
 def load_engine(fleet: FleetDescription, policy: str, reward: str) -> Engine:
     """Both checkpoints, verified for the fleet's robots. Raises CheckpointError, RegistryError."""
     registry, robot = Registry(fleet.models_dir), fleet.robots[0]
-    paths = {}
-    for role, name in (("policy", policy), ("reward", reward)):
-        paths[role] = registry.path(name)
-        cameras = [camera.name for camera in robot.cameras]
-        verify_checkpoint(paths[role], cameras=cameras, space=robot.space, role=role)
-    return Engine.load(paths["policy"], paths["reward"], fleet.backend)
+    cameras = [camera.name for camera in robot.cameras]
+    paths = registry.path(policy), registry.path(reward)
+    verify_checkpoint(paths[0], cameras=cameras, space=robot.space, role="policy")
+    verify_checkpoint(paths[1], cameras=cameras, space=robot.space, role="reward")
+    return Engine.load(*paths, fleet.backend)
 
 
 def drop_plan(data_set: Path, plan_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +15,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from efm_core import messages
+from efm_core.topics import EPISODE_STATUS, Topic
 from efm_ros.channels import TRAINER_STATUS, receive
 from efm_ros.dds import apply_dds_profile
 from efm_ros.executor import DrainingExecutor
@@ -25,9 +26,12 @@ START_SECONDS = 60.0
 
 
 class TrainerClient:
-    """One job at a time on `/trainer`; a context manager. `status`: the newest pairs heard."""
+    """One job at a time on `/trainer`; a context manager.
 
-    def __init__(self) -> None:
+    status: the newest pairs of /trainer/status. robots: the newest of each robot's episode/status.
+    """
+
+    def __init__(self, robots: Sequence[str] = ()) -> None:
         apply_dds_profile()
         self._context = Context()
         self._context.init()
@@ -36,7 +40,11 @@ class TrainerClient:
         self._executor.add_node(self._node)
         self._parameters = self._node.create_client(SetParameters, "/trainer/set_parameters")
         self.status: dict[str, str] = {}
+        self.robots: dict[str, dict[str, str]] = {}
         receive(self._node, TRAINER_STATUS, self._hear)
+        for robot in robots:
+            topic = Topic(f"/{robot}/{EPISODE_STATUS.name}", EPISODE_STATUS.type, "latched")
+            receive(self._node, topic, self._keeper(robot))
 
     def __enter__(self) -> TrainerClient:
         return self
@@ -50,6 +58,15 @@ class TrainerClient:
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
+
+    def episodes_saved(self, name: str, per_round: int) -> int:
+        """Episodes of practice `name` that are on disk, rounds before this one included."""
+        number = int(self.status.get("round") or -1)
+        if number < 0:
+            return 0
+        plan = f"{name}-r{number:03d}"
+        now = [s for s in self.robots.values() if s.get("plan") == plan]
+        return number * per_round + sum(int(s.get("plan_done", 0)) for s in now)
 
     def improve(self, job: Mapping[str, Any], idle: Callable[[dict[str, str]], None]) -> None:
         """Run an ImproveJob (its JSON fields) to its end; `idle(status)` several times a second.
@@ -107,6 +124,12 @@ class TrainerClient:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
+
+    def _keeper(self, robot: str) -> Callable[[Any], None]:
+        def keep(message: Any) -> None:
+            self.robots[robot] = messages.read_status(message)
+
+        return keep
 
     def _hear(self, message: Any) -> None:
         self.status = messages.read_status(message)

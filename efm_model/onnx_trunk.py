@@ -62,7 +62,9 @@ class OnnxTrunk:
     def of(cls, model: EmbodiedModel, key: str, threads: int = 1) -> OnnxTrunk:
         """The trunk of `model`, whose weights hash to `key`; exported to the cache if need be."""
         folder = cache_dir() / "onnx"
-        path = folder / f"{key}-{torch.__version__.split('+')[0]}-{_OPSET}.onnx"
+        camera = model.config.cameras[0]  # the exported graph is for pictures of this size alone
+        size = f"{len(model.config.cameras)}x{camera.width}x{camera.height}"
+        path = folder / f"{key}-{size}-{torch.__version__.split('+')[0]}-{_OPSET}.onnx"
         if not path.exists():
             _export(model, path)
         trunk = cls(path, threads)

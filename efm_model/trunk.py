@@ -213,9 +213,10 @@ class SmallTrunk(nn.Module):
         """
         self.board_origin.copy_(board.mean(0))
         self.board_scale.copy_(board.std(0))
-        scaled = (board - self.board_origin) / self.board_scale
-        with torch.no_grad():
-            self.board.copy_(torch.linalg.lstsq(_cubic(uv), scaled).solution)
+        scaled = ((board - self.board_origin) / self.board_scale).double()
+        solution = torch.linalg.lstsq(_cubic(uv.double()), scaled).solution
+        with torch.no_grad():  # rounded: the solver's last digits differ from run to run
+            self.board.copy_(solution.round(decimals=6))
 
     def standardise(self, mean: Tensor, std: Tensor) -> None:
         """Set the fixed affine of the features (features,): called once, after pre-training."""

@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     summary, detector = found.summary(), found.detector()
     low, high = summary["interval"]  # type: ignore[misc]
     print(
-        f"  {policy}: {100 * summary['success']:.1f} % "  # type: ignore[operator]
+        f"  {policy}: {100 * summary['success']:.1f} % "
         f"[{100 * low:.1f}, {100 * high:.1f}] of {summary['episodes']} start states; by itself "
-        f"{100 * summary['autonomous_success']:.1f} %; detector precision "  # type: ignore[operator]
+        f"{100 * summary['autonomous_success']:.1f} %; detector precision "
         f"{detector['precision']:.2f}, recall {detector['recall']:.2f}"
     )
     if args.result:

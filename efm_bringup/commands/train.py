@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _fine_tune(args: argparse.Namespace, fleet: FleetDescription, cancelled: Any) -> dict[str, Any]:
     from efm_bringup.workplace import workplace
     from efm_trainer.jobs import SftJob, fine_tune_job
-    from efm_trainer.sft import SftConfig
+    from efm_trainer.sft_config import SftConfig
 
     _one_thread()
     given = {} if args.steps is None else {"steps": args.steps}

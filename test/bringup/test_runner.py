@@ -53,7 +53,7 @@ def test_all_run_and_none_is_left(tmp_path: Path) -> None:
     specs = [spec("one", SLEEP), spec("two", SLEEP)]
     with Runner(specs, tmp_path, os.environ, command=python) as runner:
         pids = dict(runner.pids)
-        eventually(lambda: "up" in runner.log_path("two").read_text())
+        eventually(lambda: "up" in runner.log_path("two").read_text().splitlines())
         assert json.loads((tmp_path / "pids.json").read_text()) == pids
         assert all(alive(pid) for pid in pids.values())
     assert not any(alive(pid) for pid in pids.values())
@@ -99,7 +99,7 @@ def test_a_stubborn_process_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(runner_module, "POLITE_SECONDS", 0.3)
     with Runner([spec("one", STUBBORN)], tmp_path, os.environ, command=python) as runner:
         pid = runner.pids["one"]
-        eventually(lambda: "up" in runner.log_path("one").read_text())
+        eventually(lambda: "up" in runner.log_path("one").read_text().splitlines())
         begin = time.monotonic()
     assert not alive(pid)
     assert time.monotonic() - begin < 3.0
@@ -138,7 +138,8 @@ def test_children_die_with_a_killed_runner(tmp_path: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", code], env=environment)
     log = tmp_path / "logs" / "one.log"
     try:
-        eventually(lambda: log.exists() and "up" in log.read_text())
+        eventually(lambda: log.exists() and "up" in log.read_text().splitlines())
+        eventually((tmp_path / "pids.json").exists)
         pid = json.loads((tmp_path / "pids.json").read_text())["one"]
         assert alive(pid)
     finally:

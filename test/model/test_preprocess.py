@@ -17,6 +17,7 @@ from efm_model.preprocess import (
     Preprocessor,
     PreprocessorConfig,
     build_vocabulary,
+    split_words,
 )
 
 CONFIG = PreprocessorConfig(
@@ -44,13 +45,14 @@ def test_words_are_cut_padded_and_unknown_ones_marked():
 @given(st.text(alphabet="abc red moon.,!", min_size=0, max_size=40))
 def test_any_text_gives_ids_in_range_or_a_clear_error(text):
     preprocessor = Preprocessor(CONFIG)
-    try:
-        tokens = preprocessor.tokens(text)
-    except ValueError as error:
-        assert "holds no word" in str(error)
+    if not split_words(text):
+        with pytest.raises(ValueError, match="holds no word"):
+            preprocessor.tokens(text)
         return
+    tokens = preprocessor.tokens(text)
     assert tokens.shape == (4,)
-    assert tokens.min() >= PADDING and tokens.max() < preprocessor.vocabulary_size
+    assert tokens.min() >= PADDING
+    assert tokens.max() < preprocessor.vocabulary_size
 
 
 def test_json_round_trip():
@@ -88,7 +90,8 @@ def test_pictures_keep_their_bytes_in_the_order_of_the_configuration():
     rng = np.random.default_rng(0)
     images = {n: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for n in ("a", "b", "c")}
     batch, tokens = preprocessor.batch([Observation(images, "push")])
-    assert batch.shape == (1, 2, 64, 64, 3) and batch.dtype == np.uint8
+    assert batch.shape == (1, 2, 64, 64, 3)
+    assert batch.dtype == np.uint8
     assert np.array_equal(batch[0, 0], images["b"])
     assert np.array_equal(batch[0, 1], images["a"])
     assert tokens[0, 0] == 2

@@ -69,16 +69,16 @@ def test_it_learns_and_writes_what_it_measured(tmp_path):
     assert not gate["passed"]  # two passes over 192 toy pictures are far from 4 mm
 
 
-class Cut(Exception):
+class CutError(Exception):
     """Stands for a kill between two epochs."""
 
 
 def test_a_cut_run_ends_with_the_same_weights(tmp_path):
     def cut(line: Progress) -> None:
-        raise Cut
+        raise CutError
 
     pretrain(CONFIG, ToySource(), tmp_path / "whole", lambda line: None)
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         pretrain(CONFIG, ToySource(), tmp_path / "cut", cut)
     pretrain(CONFIG, ToySource(), tmp_path / "cut", lambda line: None)
     hashes = {
@@ -127,7 +127,8 @@ def test_questions_name_two_blocks_and_list_the_others():
     assert np.all(a != b)
     np.testing.assert_allclose(batch.targets[:, 0] / 10, scenes.pusher, atol=1e-6)
     np.testing.assert_allclose(batch.targets[:, 1] / 10, scenes.positions[index, a], atol=1e-6)
-    assert np.all(np.isnan(batch.others[index, a])) and np.all(np.isnan(batch.others[index, b]))
+    assert np.all(np.isnan(batch.others[index, a]))
+    assert np.all(np.isnan(batch.others[index, b]))
     assert np.isfinite(batch.others[..., 0]).sum() == 50
     distance = np.linalg.norm(scenes.positions - scenes.pusher[:, None], axis=-1)
     assert np.array_equal(a, distance.argmin(axis=1))  # near=1: A is next to the pusher

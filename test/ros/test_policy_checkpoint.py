@@ -61,6 +61,14 @@ def make_checkpoint(fleet, version, role, space, camera_name="front", size=32) -
     write_checkpoint(fleet.models_dir, version, files, manifest)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory):
+    """Exported trunks of these networks do not belong in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def fleet(make_fleet, space):
     made = make_fleet()
@@ -97,7 +105,10 @@ def test_live_answers_equal_offline_ones(inference, fleet, probe, space, spin_un
     for tick, picture in enumerate(pictures):
         stamp = START + tick * PERIOD
         probe.send(FRONT, messages.image(stamp, "front", picture))
-        spin_until(lambda s=stamp: s in probe.stamps(DECISION) and s in probe.stamps(REWARD_STATE))
+        spin_until(
+            lambda s=stamp: s in probe.stamps(DECISION) and s in probe.stamps(REWARD_STATE),
+            timeout=30.0,  # the first answer waits for the export of the trunk
+        )
     offline = Engine.load(
         fleet.models_dir / "policy_1", fleet.models_dir / "reward_1", fleet.backend
     )
@@ -123,7 +134,7 @@ def test_a_damaged_checkpoint_is_refused_over_the_wire(inference, fleet, probe, 
     weights.write_bytes(bytes(data))
     probe.send(INSTRUCTION, messages.text(GOAL))
     announce(probe, "e1", "policy_1", START)
-    spin_until(lambda: probe.status(POLICY_STATUS).get("state") == "ready")
+    spin_until(lambda: probe.status(POLICY_STATUS).get("state") == "ready", timeout=30.0)
     announce(probe, "e2", "policy_2", START)
     spin_until(lambda: probe.status(POLICY_STATUS).get("state") == "error")
     status = probe.status(POLICY_STATUS)
