@@ -45,17 +45,26 @@ class CalibrationConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One labelled episode: d in steps at every observation up to its end, and the label."""
+    """One labelled episode: d in steps at every observation, and the label.
+
+    reached: row at which the operator said success and the arm was held, None where the label
+    came afterwards: then a detection at any time counts as one of this success.
+    """
 
     episode_id: str
     steps_to_go: NDArray[np.float64]
     label: bool
     source: str
+    reached: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorQuality:
-    """Counts over episodes: fired and labelled success, and so on, with 95 % Wilson intervals."""
+    """Counts over episodes, with 95 % Wilson intervals.
+
+    A true positive fired at or after the moment of success: firing too early stops the robot
+    short of its goal, so it is a false positive and, the success being missed, a false negative.
+    """
 
     true_positives: int
     false_positives: int
@@ -108,15 +117,20 @@ class Calibration:
 def trace_of(episode: EpisodeData, steps_to_go: NDArray[np.float64]) -> Trace | None:
     """The trace of an episode with an operator's label, None without one.
 
-    steps_to_go: float64 (N,), recomputed d; still frames after the end are left out, because
-    nothing is decided there.
+    steps_to_go: float64 (N,), recomputed d. Where the operator ended the episode by saying success
+    the still frames after it are kept: the detector has them too before it must have fired.
     """
     label = episode.record.labels.operator
     if label is None:
         return None
     source = episode.record.labels.operator_source or "person"
+    ended = label and episode.record.termination_reason == "operator"
     return Trace(
-        episode.record.episode_id, steps_to_go[: episode.end_row + 1], label, source
+        episode.record.episode_id,
+        steps_to_go if ended else steps_to_go[: episode.end_row + 1],
+        label,
+        source,
+        episode.end_row if ended else None,
     )
 
 
@@ -131,11 +145,18 @@ def first_detection(steps_to_go: NDArray[np.float64], settings: DetectorSettings
 
 def quality_of(traces: Sequence[Trace], settings: DetectorSettings) -> DetectorQuality:
     """Counts of a detector over labelled episodes."""
-    fired = np.array([first_detection(t.steps_to_go, settings) is not None for t in traces])
+    at = [first_detection(t.steps_to_go, settings) for t in traces]
+    fired = np.array([tick is not None for tick in at])
     label = np.array([t.label for t in traces])
+    right = np.array(
+        [
+            t.label and tick is not None and tick >= (t.reached or 0)
+            for t, tick in zip(traces, at, strict=True)
+        ]
+    )
     return DetectorQuality(
-        int((fired & label).sum()), int((fired & ~label).sum()),
-        int((~fired & label).sum()), int((~fired & ~label).sum()),
+        int(right.sum()), int((fired & ~right).sum()),
+        int((label & ~right).sum()), int((~fired & ~label).sum()),
     )  # fmt: skip
 
 

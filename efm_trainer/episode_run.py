@@ -151,6 +151,9 @@ class EpisodeRun:
         if self.demonstrator is not None:
             if self.oracle and true_success:
                 self.end_tick, self.reason = tick, "operator"
+        elif self.oracle and true_success and self.plan.mode is Mode.CALIBRATION:
+            # The operator says so at the moment it happens: a detection before it is a false one.
+            self.end_tick, self.reason = tick, "operator"
         elif row.success and ends:
             self.end_tick, self.reason = tick, "detector"
         elif self.decided_stop and not ends and self._decided():
@@ -187,7 +190,7 @@ class EpisodeRun:
 
     def _held_after_success(self) -> bool:
         return self.reason in ("detector", "operator") and self.plan.mode in (
-            Mode.PRACTICE, Mode.DEMO,
+            Mode.PRACTICE, Mode.DEMO, Mode.CALIBRATION,
         )  # fmt: skip
 
     def result(self) -> FinishedEpisode:

@@ -59,6 +59,15 @@ def test_recall_is_sought_only_among_the_precise():
     assert not calibrate(TRACES, config).reached
 
 
+def test_firing_before_the_success_is_false():
+    # The operator said success at row 3; threshold 2 fires at row 2, threshold 0.7 at row 3.
+    early = Trace("e", np.array([9.0, 5.0, 1.5, 0.5, 0.4]), True, "oracle", reached=3)
+    hasty = quality_of([early], DetectorSettings(threshold=2.0, hold=1))
+    assert (hasty.true_positives, hasty.false_positives, hasty.false_negatives) == (0, 1, 1)
+    exact = quality_of([early], DetectorSettings(threshold=0.7, hold=1))
+    assert (exact.true_positives, exact.false_positives, exact.false_negatives) == (1, 0, 0)
+
+
 def test_first_detection_counts_ticks():
     settings = DetectorSettings(threshold=0.5, hold=2, minimum_ticks=0)
     assert first_detection(np.array([3.0, 0.4, 0.4, 0.4]), settings) == 2
