@@ -61,6 +61,9 @@ def build_backbone(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.
             f"config.json: backbone '{config.backbone}' is unknown, this version has "
             f"{sorted(BACKBONES)}; install the version that wrote the checkpoint"
         )
-    module = BACKBONES[config.backbone](config, preprocessor)
-    cast(Backbone, module)
-    return module
+    return BACKBONES[config.backbone](config, preprocessor)
+
+
+def feature_size(backbone: nn.Module) -> int:
+    """Features per observation of a module that follows `Backbone`."""
+    return cast(Backbone, backbone).feature_size

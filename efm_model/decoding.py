@@ -83,7 +83,7 @@ class TokenDecoder:
                 f"action logits of token {t} are not finite; the checkpoint or its input is broken"
             )
         if temperature == 0.0:
-            greedy = np.full_like(logits, -np.inf)
+            greedy: NDArray[np.float64] = np.full_like(logits, -np.inf)
             np.put_along_axis(greedy, logits.argmax(axis=1, keepdims=True), 0.0, axis=1)
             return greedy
         scaled = logits / temperature
@@ -99,11 +99,13 @@ def _inverse_cdf(
     cumulative = np.cumsum(probabilities, axis=1)
     cumulative /= cumulative[:, -1:]
     bins = (draws[:, None] >= cumulative).sum(axis=1)
-    return np.minimum(bins, probabilities.shape[1] - 1).astype(np.int64)
+    result: NDArray[np.int64] = np.minimum(bins, probabilities.shape[1] - 1).astype(np.int64)
+    return result
 
 
 def _entropy(log_p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Entropy in nats of rows of log-probabilities (B, M); 0 * log 0 counts as 0."""
     p = np.exp(log_p)
     terms = np.multiply(p, log_p, out=np.zeros_like(p), where=p > 0.0)
-    return -terms.sum(axis=1)
+    result: NDArray[np.float64] = -terms.sum(axis=1)
+    return result

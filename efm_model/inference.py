@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,21 +17,17 @@ from efm_core.observation import Decision, Observation, StepsToGo
 from efm_model.decoding import TokenDecoder
 from efm_model.loading import load_model
 from efm_model.model import EmbodiedModel
-from efm_model.onnx_trunk import OnnxTrunk, OnnxUnavailableError
+from efm_model.trunk_runner import Backend, trunk_runner
 from efm_model.weights import trunk_hash
-
-Backend = Literal["torch", "onnx", "auto"]
-log = logging.getLogger(__name__)
 
 
 class _Role:
-    """One checkpoint in memory: its model, the hash of its trunk, and how its trunk is run."""
+    """One checkpoint in memory: its model, the hash of its trunk, and what runs its trunk."""
 
-    def __init__(self, model: EmbodiedModel, version: str) -> None:
+    def __init__(self, model: EmbodiedModel, backend: Backend) -> None:
         self.model = model.eval()
-        self.version = version
         self.trunk_hash = trunk_hash(model.trunk)
-        self.onnx: OnnxTrunk | None = None
+        self.run = trunk_runner(model, self.trunk_hash, backend)
 
     def inputs(
         self, observations: Sequence[Observation]
@@ -41,9 +35,7 @@ class _Role:
         return self.model.preprocessor.batch(observations)
 
     def features(self, inputs: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Tensor:
-        if self.onnx is not None:
-            return torch.from_numpy(self.onnx(*inputs))
-        return self.model.features(*inputs)
+        return torch.from_numpy(self.run(*inputs))
 
 
 class Engine:
@@ -60,14 +52,15 @@ class Engine:
         detector: DetectorSettings | None = None,
         policy_version: str = "",
         reward_version: str = "",
+        backend: Backend = "torch",
     ) -> None:
-        """Wrap models that are in memory. Raises ValueError when neither is given."""
+        """Wrap models that are in memory; see `load`. Raises ValueError when neither is given."""
         if policy is None and reward is None:
             raise ValueError("an engine needs a policy or a reward model; neither was given")
         self.policy_version, self.reward_version = policy_version, reward_version
         self.detector = detector or DetectorSettings()
-        self._policy = _Role(policy, policy_version) if policy is not None else None
-        self._reward = _Role(reward, reward_version) if reward is not None else None
+        self._policy = _Role(policy, backend) if policy is not None else None
+        self._reward = _Role(reward, backend) if reward is not None else None
         self._decoder: TokenDecoder | None = None
         if policy is not None:
             self._decoder = policy.action_head.decoder()
@@ -94,33 +87,20 @@ class Engine:
             "reward": load_model(reward, "reward") if reward is not None else None,
         }
         acting, judging = loaded["policy"], loaded["reward"]
-        engine = cls(
+        return cls(
             acting[0] if acting else None,
             judging[0] if judging else None,
             judging[1].detector if judging else None,
             policy.name if policy is not None else "",
             reward.name if reward is not None else "",
+            backend,
         )
-        if backend != "torch":
-            engine._use_onnx(required=backend == "onnx")
-        return engine
-
-    def _use_onnx(self, required: bool) -> None:
-        for role in (self._policy, self._reward):
-            if role is None:
-                continue
-            try:
-                role.onnx = OnnxTrunk.of(role.model, role.trunk_hash)
-            except OnnxUnavailableError as error:
-                if required:
-                    raise ValueError(f"backend 'onnx': {error}; use backend 'torch'") from error
-                log.info("the trunk of '%s' runs on torch: %s", role.version, error)
 
     @property
     def backend(self) -> str:
         """The back end in use: "onnx" or "torch"."""
         roles = [role for role in (self._policy, self._reward) if role is not None]
-        return "onnx" if all(role.onnx is not None for role in roles) else "torch"
+        return "onnx" if all(role.run.backend == "onnx" for role in roles) else "torch"
 
     @property
     def action_space(self) -> ActionSpace:

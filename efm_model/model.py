@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from efm_model.backbone import build_backbone
+from efm_model.backbone import build_backbone, feature_size
 from efm_model.config import ModelConfig
 from efm_model.heads import ActionHead, StepsToGoHead
 from efm_model.preprocess import Preprocessor
@@ -36,7 +36,7 @@ class EmbodiedModel(nn.Module):
         self.config = config
         self.preprocessor = preprocessor
         self.trunk = build_backbone(config, preprocessor.config)
-        size = int(self.trunk.feature_size)
+        size = feature_size(self.trunk)
         self.action_head = ActionHead(size, config.action_space, config.heads)
         self.steps_to_go_head = StepsToGoHead(size, config.steps_to_go, config.heads)
 

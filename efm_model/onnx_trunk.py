@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
 """Largest difference to torch in standardised features (about unit variance) that is accepted."""
 _OPSET = 18
+_GRAPH = 2  # raised whenever the trunk's computation changes, so that caches start afresh
 
 
 class OnnxUnavailableError(RuntimeError):
@@ -39,6 +40,8 @@ def cache_dir() -> Path:
 
 class OnnxTrunk:
     """Images uint8 (B, cameras, H, W, 3), word ids int64 (B, L) -> features float32 (B, F)."""
+
+    backend = "onnx"
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Open an exported file. Raises OnnxUnavailableError when that fails."""
@@ -64,7 +67,7 @@ class OnnxTrunk:
         folder = cache_dir() / "onnx"
         camera = model.config.cameras[0]  # the exported graph is for pictures of this size alone
         size = f"{len(model.config.cameras)}x{camera.width}x{camera.height}"
-        path = folder / f"{key}-{size}-{torch.__version__.split('+')[0]}-{_OPSET}.onnx"
+        path = folder / f"{key}-{size}-{torch.__version__.split('+')[0]}-{_OPSET}-{_GRAPH}.onnx"
         if not path.exists():
             _export(model, path)
         trunk = cls(path, threads)

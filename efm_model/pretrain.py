@@ -146,7 +146,8 @@ class _Run:
     def _trunk(self) -> SmallTrunk:
         p = self.preprocessor.config
         trunk = SmallTrunk(self.small, 1, p.mean, p.std)
-        return trunk.to(memory_format=torch.channels_last)
+        trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return trunk
 
     def train_epoch(self, scenes: SceneSet, source: SceneSource) -> dict[str, float]:
         """One pass over all scenes; mean of each loss term over the pass."""
@@ -187,7 +188,8 @@ class _Run:
             map_weight,
         )
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trunk.parameters(), 1.0)
         self.optimizer.step()
         decay = min(self.config.average, (step + 1) / (step + 10))
@@ -321,4 +323,5 @@ def _vary(
     if gain == 0.0:
         return images
     factor = rng.uniform(1.0 - gain, 1.0 + gain, (len(images), 1, 1, 1)).astype(np.float32)
-    return np.clip(images * factor, 0.0, 255.0).astype(np.uint8)
+    result: NDArray[np.uint8] = np.clip(images * factor, 0.0, 255.0).astype(np.uint8)
+    return result

@@ -70,6 +70,13 @@ class SmallTrunk(nn.Module):
     """See the module's description. Roughly 0.2 M parameters, 64 x 64 pixels."""
 
     name = "small"
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    cell_uv: Tensor
+    board_origin: Tensor
+    board_scale: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(
         self,
@@ -190,17 +197,21 @@ class SmallTrunk(nn.Module):
     def _positions(self, uv: Tensor, pooled: Tensor) -> Tensor:
         """Expected cells and what is seen there -> positions (B, 3, 2) in dm."""
         hidden = functional.relu(self.correct1(torch.cat([pooled, uv], dim=-1)))
-        return self._to_board(uv) + 0.1 * self.correct2(hidden)
+        result: Tensor = self._to_board(uv) + 0.1 * self.correct2(hidden)
+        return result
 
     def _neighbours(self, positions: Tensor, others: Tensor, cells: Tensor) -> Tensor:
         """Other blocks near pusher, A, B and behind A: vector (dm), presence, spread each."""
         behind = behind_point(positions[:, REFERENT_A], positions[:, REFERENT_B])
         centres = torch.cat([positions, behind[:, None]], dim=1).detach()
-        offset = cells - centres[:, :, None]
-        near = functional.softplus(self.reach)[None, :, None] * offset.square().sum(-1)
+        # |cell - centre|^2 as a product of matrices, round the board's middle for accuracy.
+        here, there = centres - self.board_origin, cells - self.board_origin
+        lengths = there.square().sum(-1) + here.square().sum(-1, keepdim=True)
+        square = (lengths - 2.0 * here @ there.T).clamp_min(0.0)
+        near = functional.softplus(self.reach)[None, :, None] * square
         logits = others[:, None] - near
         weights = torch.softmax(logits, dim=-1)
-        vector = (weights[..., None] * offset).sum(2)
+        vector = weights @ there - here
         distance = (weights * near).sum(-1)
         presence = torch.tanh(logits.amax(dim=-1) / 4.0)
         return torch.cat([vector.flatten(1), presence, torch.exp(-distance)], dim=-1)

@@ -28,7 +28,7 @@ def run_calibration(
     """
     model, manifest = load_version(registry, reward, "reward")
     episodes, skipped = load_episodes(list_episodes(data_set), cameras)
-    cache = FeatureCache(model)
+    cache = FeatureCache(model, backend="auto")
     traces: list[Trace] = []
     for episode in episodes:
         d = predicted_steps(model, cache.features(episode), model.config.steps_to_go)

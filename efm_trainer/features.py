@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from efm_core.steps_to_go import StepsToGoBins
 from efm_model.model import EmbodiedModel
+from efm_model.trunk_runner import Backend, trunk_runner
 from efm_model.weights import trunk_hash
 from efm_trainer.episode_data import EpisodeData
 
@@ -27,7 +28,8 @@ class FeatureCache:
 
     directory: where .npy files are kept too; None keeps them in memory alone.
     limit_bytes: memory bound; the oldest entries go first.
-    batch: observations in one forward pass.
+    batch: observations in one forward pass. backend: what runs the trunk; "auto" is what the
+        robots use (`efm_model.inference.Engine`), so that d computed here equals d published live.
     """
 
     def __init__(
@@ -36,11 +38,15 @@ class FeatureCache:
         directory: Path | None = None,
         limit_bytes: int = 512 * 1024 * 1024,
         batch: int = 128,
+        backend: Backend = "torch",
     ) -> None:
         self._model = model
         self._directory = directory
         self._limit, self._batch = limit_bytes, batch
-        self._trunk = trunk_hash(model.trunk)
+        weights = trunk_hash(model.trunk)
+        self._run = trunk_runner(model, weights, backend)
+        # Back ends differ in the last digits: their features are kept apart.
+        self._trunk = f"{weights}/{self._run.backend}"
         self._kept: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._bytes = 0
 
@@ -71,19 +77,16 @@ class FeatureCache:
 
     def _compute(self, episode: EpisodeData) -> NDArray[np.float32]:
         preprocessor = self._model.preprocessor
-        tokens = torch.from_numpy(preprocessor.tokens(episode.instruction).copy())
+        tokens = preprocessor.tokens(episode.instruction)
         rows = len(episode)
         parts = []
-        with torch.inference_mode():
-            for start in range(0, rows, self._batch):
-                chosen = range(start, min(start + self._batch, rows))
-                images = np.stack(
-                    [preprocessor.images({k: v[i] for k, v in episode.images.items()})
-                     for i in chosen]
-                )  # fmt: skip
-                batch = tokens.expand(len(chosen), -1)
-                parts.append(self._model.features(torch.from_numpy(images), batch).numpy())
-        return np.concatenate(parts).astype(np.float32)
+        for start in range(0, rows, self._batch):
+            chosen = range(start, min(start + self._batch, rows))
+            images = np.stack(
+                [preprocessor.images({k: v[i] for k, v in episode.images.items()}) for i in chosen]
+            )
+            parts.append(self._run(images, np.tile(tokens, (len(chosen), 1))))
+        return np.concatenate(parts)
 
     def _remember(self, key: str, value: NDArray[np.float32]) -> None:
         self._kept[key] = value

@@ -42,7 +42,7 @@ def open_practice(
     policy, _ = load_version(registry, version, "policy")
     run = Practice(
         settings, policy, reward, version, start.reward, collect, lambda *_: None,
-        FeatureCache(policy),
+        FeatureCache(policy, backend="auto"),
     )  # fmt: skip
     if done:
         _take_up(run, registry, start, max(done))

@@ -73,7 +73,7 @@ def run_sft(
         )
     model = make_model(horizon(episodes))
     _check_space(model, episodes)
-    cache = FeatureCache(model)
+    cache = FeatureCache(model, backend="auto")
     train, validation = collect_samples(cache, episodes, config)
     _log.info(
         "fine-tuning on %d episodes, %d for validation: %s",
