@@ -291,8 +291,8 @@ def test_a_killed_manager_loses_nothing(fleet, spin_until):
         fleet.plans.send(messages.text(wanted.model_dump_json()))
         spin_until(lambda: fleet.status().get("plan_done") == "1", 30.0)
         ticks = len(fleet.probe.heard[topics.EPISODE_TICK.name])
-        # At most 0.25 s are lost; at 100 and more ticks/s that is a good part of an episode.
-        spin_until(lambda: len(fleet.probe.heard[topics.EPISODE_TICK.name]) > ticks + 40)
+        # A chunk of 64 KiB holds five pictures, so many are lost; later the episode may be over.
+        spin_until(lambda: len(fleet.probe.heard[topics.EPISODE_TICK.name]) > ticks + 25)
         manager.send_signal(signal.SIGKILL)
         manager.wait(5)
         assert len(list(fleet.data.glob("killed/*.partial"))) == 1
