@@ -170,7 +170,7 @@ def evaluate(demo: Demo) -> dict[str, Any]:
 
 
 def repeat_over_ros(demo: Demo) -> dict[str, Any]:
-    """Some evaluation episodes again over ROS 2: the same scenes must end the same way."""
+    """Evaluation episodes over ROS 2, then again in one process: every decision must be equal."""
     s = demo.settings
     if not s.repeated:
         return {"episodes": 0, "agreeing": 0}
@@ -182,15 +182,11 @@ def repeat_over_ros(demo: Demo) -> dict[str, Any]:
     )  # fmt: skip
     with running(demo.fleet, DRIVEN, demo.run_dir, demo.environment) as runner:
         run_plan(demo.fleet, plan, runner, demo.stop)
-    over_ros = {r.index: r for r in saved_records(demo.fleet.data_dir / plan.data_set)}
-    in_process = {
-        r.index: r for r in saved_records(demo.fleet.data_dir / "evaluation_self_improved")
-    }
-    agreeing = sum(
-        over_ros[i].labels.truth == in_process[i].labels.truth for i in over_ros if i in in_process
-    )
-    print(f"  {agreeing} of {len(over_ros)} episodes end over ROS 2 as they did in one process")
-    return {"episodes": len(over_ros), "agreeing": agreeing}
+    return demo.step(
+        "repetition", "evaluate", "--fleet", str(demo.fleet.path), "--policy", policy,
+        "--reward", reward, "--episodes", str(s.repeated), "--seed", str(s.seed),
+        "--limit", str(s.limit), "--data-set", plan.data_set, "--repeat", plan.plan_id,
+    )  # fmt: skip
 
 
 def saved_records(data_set: Path) -> list[EpisodeRecord]:

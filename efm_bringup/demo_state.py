@@ -34,7 +34,7 @@ class DemoSettings(BaseModel):
     episodes_per_round: Annotated[int, Field(ge=1)] = 48
     evaluation: Annotated[int, Field(ge=10)] = 200
     repeated: Annotated[int, Field(ge=0)] = 20
-    limit: Annotated[int, Field(ge=5)] = 40
+    limit: Annotated[int, Field(ge=5)] = 60
     weights: str = ""
 
 

@@ -21,11 +21,14 @@ WORLDS = 16
 
 
 @contextmanager
-def in_process(fleet: FleetDescription, count: int = WORLDS) -> Iterator[InProcessFleet]:
-    """`count` simulated robots of the fleet's kind, writing bags below its data_dir."""
+def in_process(
+    fleet: FleetDescription, count: int = WORLDS, record: bool = True
+) -> Iterator[InProcessFleet]:
+    """`count` simulated robots of the fleet's kind; record: write bags below its data_dir."""
     facts = {"fleet": fleet.name, "task": "push block to block", "efm_version": efm_version()}
     with worlds(fleet, count) as robots:
-        yield InProcessFleet(robots, guard_settings(fleet), fleet.data_dir, facts)
+        data_dir = fleet.data_dir if record else None
+        yield InProcessFleet(robots, guard_settings(fleet), data_dir, facts)
 
 
 def load_engine(fleet: FleetDescription, policy: str, reward: str) -> Engine:

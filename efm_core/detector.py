@@ -18,8 +18,8 @@ class DetectorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threshold: Annotated[float, Field(gt=0.0)] = 0.7
-    hold: Annotated[int, Field(ge=1)] = 2
+    threshold: Annotated[float, Field(gt=0.0)] = 0.5
+    hold: Annotated[int, Field(ge=1)] = 3
     release: Annotated[float, Field(ge=0.0)] = 0.3
     minimum_ticks: Annotated[int, Field(ge=0)] = 2
 

@@ -22,6 +22,8 @@ class PlannedEpisode(BaseModel):
     scene: JSON-compatible description handed to the reset (a simulator takes seed, instruction,
         state); empty on a real robot.
     limit: control ticks before `timeout`.
+    repeats: id of a recorded episode whose random numbers to draw again, in one process alone;
+        "" elsewhere, because an id on a robot is never used twice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,8 +31,9 @@ class PlannedEpisode(BaseModel):
     index: Annotated[int, Field(ge=0)]
     instruction: str | None = None
     scene: dict[str, Any] = Field(default_factory=dict)
-    limit: Annotated[int, Field(ge=1)] = 40
+    limit: Annotated[int, Field(ge=1)] = 60
     split: Literal["train", "validation", "none"] = "train"
+    repeats: str = ""
 
 
 class EpisodePlan(BaseModel):

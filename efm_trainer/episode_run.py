@@ -97,7 +97,9 @@ class EpisodeRun:
 
     def begin(self) -> None:
         """Reset the robot into the planned scene and announce the episode to its guard."""
-        self.episode_id = planned_episode_id(self.plan, self.robot_name, self.planned.index)
+        self.episode_id = self.planned.repeats or planned_episode_id(
+            self.plan, self.robot_name, self.planned.index
+        )
         scene = self.planned.scene
         if "state" in scene:
             self.robot.restore_state(scene["state"])

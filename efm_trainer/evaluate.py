@@ -17,7 +17,7 @@ from efm_trainer.robot import Brain
 from efm_trainer.rollout import InProcessFleet, OnFinished
 
 TEMPERATURE = 0.5
-LIMIT = 40
+LIMIT = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class PracticeSettings(BaseModel):
     robots: Annotated[tuple[str, ...], Field(min_length=1)] = ("robot1",)
     rounds: Annotated[int, Field(ge=1)] = 24
     episodes_per_round: Annotated[int, Field(ge=1)] = 48
-    limit: Annotated[int, Field(ge=1)] = 40
+    limit: Annotated[int, Field(ge=1)] = 60
     temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
     instructions: tuple[str, ...] = ()

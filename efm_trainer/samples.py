@@ -38,12 +38,15 @@ class SftSamples:
     episodes: int
 
 
-def labels_of(episode: EpisodeData, clone_failures: bool = False) -> Labels:
+def labels_of(
+    episode: EpisodeData, clone_failures: bool = False, clone_pauses: bool = False
+) -> Labels:
     """Targets for one episode of any mode but evaluation.
 
     Action: the bins of what the guard executed, at ticks that a person moved (source teleop), in
     demonstrations and in interventions alike; chunks running past the end are filled with rest.
-    A demonstration that failed teaches no action unless `clone_failures`.
+    A demonstration that failed teaches no action unless `clone_failures`, a tick of rest in the
+    middle (a person thinking) none unless `clone_pauses`.
     Steps-to-go: end - t in successful demonstrations, 0 for the still frames after the end. An
     autonomous success gives none: the model must not confirm its own detector.
     Raises ValueError for mode evaluation.
@@ -60,6 +63,9 @@ def labels_of(episode: EpisodeData, clone_failures: bool = False) -> Labels:
         moved = np.flatnonzero(episode.source[: episode.end_row] == SOURCE_TELEOP)
         for row in moved.tolist():
             bins[row] = _chunk_bins(episode, row)
+        if space.kind == "delta" and not clone_pauses:
+            rest = space.encode(np.zeros((space.chunk, space.size))).reshape(space.tokens)
+            bins[(bins == rest).all(axis=1)] = -1
     if demonstration and episode.succeeded:
         steps[:] = _steps_left(episode)
     return Labels(bins, steps)
@@ -108,11 +114,12 @@ def join_samples(
     episodes: Sequence[EpisodeData],
     features: Sequence[NDArray[np.float32]],
     clone_failures: bool = False,
+    clone_pauses: bool = False,
 ) -> SftSamples:
     """One below the other. Raises ValueError without any episode."""
     if not episodes:
         raise ValueError("no episode to take samples from")
-    labels = [labels_of(episode, clone_failures) for episode in episodes]
+    labels = [labels_of(episode, clone_failures, clone_pauses) for episode in episodes]
     return SftSamples(
         features=np.concatenate(list(features)),
         bins=np.concatenate([label.bins for label in labels]),

@@ -79,7 +79,9 @@ def collect_samples(
     """Training and validation samples with their trunk features."""
     sides = split_episodes(episodes, config.validation_share)
     train, validation = (
-        join_samples(side, [cache.features(e) for e in side], config.clone_failures)
+        join_samples(
+            side, [cache.features(e) for e in side], config.clone_failures, config.clone_pauses
+        )
         for side in sides
     )
     return train, validation

@@ -22,11 +22,12 @@ STATE_FILE = "resume.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best validation loss (nats) of a role so far, its step and its head weights."""
+    """The weights of a role to keep: validation error, step, heads; smallest error seen so far."""
 
     loss: float
     step: int
     heads: dict[str, Tensor]
+    smallest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def save_state(run_dir: Path, state: SftState) -> None:
     facts = {
         "fingerprint": state.fingerprint,
         "step": state.step,
-        "best": {role: [best.loss, best.step] for role, best in state.best.items()},
+        "best": {role: [b.loss, b.step, b.smallest] for role, b in state.best.items()},
         "history": state.history,
         "train_loss": state.train_loss,
         "since": state.since,
@@ -108,8 +109,8 @@ def load_state(run_dir: Path, wanted: str) -> SftState | None:
         heads=_below(tensors, "heads/"),
         optimizer=_below(tensors, "optimizer/"),
         best={
-            role: Best(float(loss), int(step), _below(tensors, f"best/{role}/"))
-            for role, (loss, step) in facts["best"].items()
+            role: Best(float(loss), int(step), _below(tensors, f"best/{role}/"), float(smallest))
+            for role, (loss, step, smallest) in facts["best"].items()
         },
         history=facts["history"],
         train_loss=facts["train_loss"],

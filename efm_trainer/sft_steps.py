@@ -80,12 +80,13 @@ class SftRun:
         return steps_to_go_loss(logits, torch.from_numpy(targets))
 
     def validate(self) -> dict[str, float]:
-        """Losses and errors on the held-out episodes; keeps the best weights of each role.
+        """Losses and errors on the held-out episodes; keeps weights for each role.
 
-        Best is the smallest error of the expectation, of the action in bins and of d in relative
+        What counts is the error of the expectation, of the action in bins and of d in relative
         terms: it is what the robot feels. The cross-entropy of few, human demonstrations turns
-        upwards after 100 steps, when the policy reaches the goal in one of ten episodes; where
-        errors stop falling it is one of three (docs/log.md).
+        upwards after 100 steps, when the policy reaches the goal in one of ten episodes. The
+        error is flat long before success stops rising, so of all that are about as good as the
+        best (`SftConfig.tolerance`) the latest is kept (docs/log.md).
         """
         self._model.eval()
         with torch.no_grad():
@@ -104,8 +105,9 @@ class SftRun:
             "validation/steps_log_error": errors[1],
         }
         for role, error in zip(ROLES, errors, strict=True):
-            if role not in self._best or error < self._best[role].loss:
-                self._best[role] = Best(error, self.step, head_weights(self._model))
+            smallest = min(error, self._best[role].smallest) if role in self._best else error
+            if error <= (1.0 + self.config.tolerance) * smallest:
+                self._best[role] = Best(error, self.step, head_weights(self._model), smallest)
         self._history.append(figures)
         return figures
 

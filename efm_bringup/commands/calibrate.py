@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward", required=True, help="reward version to calibrate")
     parser.add_argument("--policy", help="roll it out first, an oracle labels (simulated fleets)")
     parser.add_argument("--episodes", type=int, default=96, help="to roll out and label")
-    parser.add_argument("--limit", type=int, default=40, help="control ticks per episode")
+    parser.add_argument("--limit", type=int, default=60, help="control ticks per episode")
     parser.add_argument("--temperature", type=float, default=0.8, help="of the roll-outs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-set", default="calibration", help="labelled episodes")

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes-per-round", type=int, default=48, help="over all robots")
     parser.add_argument("--evaluation", type=int, default=200, help="start states per policy")
     parser.add_argument("--repeated", type=int, default=20, help="of them again over ROS 2")
-    parser.add_argument("--limit", type=int, default=40, help="control ticks per episode")
+    parser.add_argument("--limit", type=int, default=60, help="control ticks per episode")
     parser.add_argument("--weights", default="", help="backbone's folder (default: shipped)")
 
 

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     improve.add_argument("--reward", required=True, help="calibrated reward version")
     improve.add_argument("--rounds", type=int, default=24)
     improve.add_argument("--episodes", type=int, default=48, help="per round, over all robots")
-    improve.add_argument("--limit", type=int, default=40, help="control ticks per episode")
+    improve.add_argument("--limit", type=int, default=60, help="control ticks per episode")
     improve.add_argument("--temperature", type=float, default=1.0)
     improve.add_argument(
         "--algorithm", choices=("reinforce", "reinforce_baseline", "clipped_ratio"),

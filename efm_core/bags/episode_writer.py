@@ -55,7 +55,7 @@ class EpisodeWriter:
         self._bag = writer if writer is not None else McapBagWriter()
         self._bag.open(self.partial, topics)
         self._counts: Counter[str] = Counter()
-        self._lock: int | None = lock_directory(self.partial)
+        self._lock: int | None = lock_directory(self.partial, wait=True)
         (self.partial / RECORD_NAME).write_text(record.model_dump_json(indent=1))
 
     def write(self, topic: str, data: bytes, log_ns: int) -> None:
@@ -100,14 +100,15 @@ class EpisodeWriter:
             self._lock = None
 
 
-def lock_directory(path: Path) -> int | None:
+def lock_directory(path: Path, wait: bool = False) -> int | None:
     """An exclusive lock on a directory that ends with the process; None when another holds it.
 
-    The caller closes the returned file descriptor.
+    wait: wait for it instead (a recovery scan may look at a new directory for an instant). The
+    caller closes the returned file descriptor. Raises FileNotFoundError.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(descriptor)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from efm_core.topics import GUARD_STATE, Qos
 
 _log = logging.getLogger(__name__)
 _REWRITTEN = "recovered.tmp"
+_OPENING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,21 @@ class RecoveredEpisode:
 
 
 def recover_all(data_dir: Path) -> list[RecoveredEpisode]:
-    """Recover every partial episode directly below `data_dir` that no living writer holds."""
+    """Recover every partial episode directly below `data_dir` that no living writer holds.
+
+    One that holds no message is removed; see `recover`.
+    """
     results = []
     for partial in sorted(data_dir.glob(f"*{PARTIAL}")):
-        lock = lock_directory(partial)
+        try:
+            lock = lock_directory(partial)
+        except FileNotFoundError:
+            continue  # its writer has just finished and renamed it
         if lock is None:
             continue  # being written right now
         try:
+            if not _is_at(lock, partial):
+                continue  # renamed between opening and locking
             results.append(_recover(partial))
         finally:
             os.close(lock)
@@ -58,15 +68,27 @@ def recover(partial: Path) -> Path | None:
     """Make one `<id>.partial` a finished episode; None when it holds nothing to save.
 
     A cut episode gets outcome interrupted, termination_reason crash and recovered=True; one that
-    was complete but for its name keeps its outcome. Raises BagError when a living writer holds it.
+    was complete but for its name keeps its outcome. One without a single message is removed if
+    nothing else lies in it. Raises BagError when a living writer holds it, FileNotFoundError when
+    it is not there (any more).
     """
     lock = lock_directory(partial)
     if lock is None:
         raise BagError(f"{partial} is being written by a living process; let it finish")
     try:
+        if not _is_at(lock, partial):
+            raise FileNotFoundError(f"{partial} was finished by its writer meanwhile")
         return _recover(partial).path
     finally:
         os.close(lock)
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    """Whether the locked directory still has this name: its writer may have renamed it."""
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _recover(partial: Path) -> RecoveredEpisode:
@@ -74,7 +96,8 @@ def _recover(partial: Path) -> RecoveredEpisode:
     try:
         record = read_record(partial)
     except BagError as error:
-        return RecoveredEpisode(partial, None, 0, f"left as it is: {error}")
+        reason = _remove_empty(partial) if _is_old(partial) else None
+        return RecoveredEpisode(partial, None, 0, reason or f"left as it is: {error}")
     if final.exists():
         return RecoveredEpisode(partial, None, 0, f"left as it is: {final} exists")
     if record.saved and (counts := _whole(partial)) is not None:
@@ -84,11 +107,35 @@ def _recover(partial: Path) -> RecoveredEpisode:
     table = ChannelTable()
     kept = _salvage(partial, table)
     if not kept:
-        return RecoveredEpisode(partial, None, 0, "left as it is: it holds no whole message")
+        reason = _remove_empty(partial)
+        kept_why = "left as it is: it holds no whole message, but other files"
+        return RecoveredEpisode(partial, None, 0, reason or kept_why)
     _rewrite(partial, kept, _topics(table))
     _write_record(partial, _interrupted(record, kept))
     publish_directory(partial, final)
     return RecoveredEpisode(partial, final, len(kept), f"{len(kept)} messages saved")
+
+
+def _is_old(partial: Path) -> bool:
+    """Whether nobody may be about to lock it: a writer makes the directory, then its lock."""
+    return time.time() - partial.stat().st_mtime > _OPENING_SECONDS
+
+
+def _remove_empty(partial: Path) -> str | None:
+    """Remove a directory of which the recorder's own files are all and hold no message.
+
+    Returns what was done, None where it was left.
+    """
+    files = list(partial.iterdir())
+    ours = {RECORD_NAME, RECORD_NAME + ".tmp", _REWRITTEN, "metadata.yaml"}
+    if any(file.name not in ours and file.suffix != ".mcap" for file in files):
+        return None
+    if _salvage(partial, ChannelTable()):
+        return None
+    for file in files:
+        file.unlink()
+    partial.rmdir()
+    return "removed: it held no whole message"
 
 
 def _whole(partial: Path) -> Counter[str] | None:

@@ -85,15 +85,15 @@ class Style:
     def draw(cls, rng: np.random.Generator, scale: float) -> Style:
         """A person's style for one episode; 0 gives the clean expert, 1 a person, more is worse."""
         return cls(
-            speed=1.0 - scale * float(rng.uniform(0.0, 0.4)),
-            tremor=scale * float(rng.uniform(0.01, 0.05)),
-            smoothing=min(0.8, scale * float(rng.uniform(0.05, 0.45))),
-            pause_rate=scale * float(rng.uniform(0.0, 0.045)),
+            speed=1.0 - scale * float(rng.uniform(0.0, 0.32)),
+            tremor=scale * float(rng.uniform(0.008, 0.04)),
+            smoothing=min(0.8, scale * float(rng.uniform(0.04, 0.36))),
+            pause_rate=scale * float(rng.uniform(0.0, 0.036)),
             pause_ticks=5 if scale > 0 else 0,
             side=int(rng.choice([-1, 0, 0, 0, 1])) if scale > 0 else 0,
-            standoff=0.046 + scale * float(rng.uniform(-0.002, 0.02)),
-            aim_error=scale * float(rng.uniform(0.0, 0.005)),
-            detour=scale * float(max(0.0, rng.uniform(-0.06, 0.07))),
+            standoff=0.046 + scale * float(rng.uniform(-0.0016, 0.016)),
+            aim_error=scale * float(rng.uniform(0.0, 0.004)),
+            detour=scale * float(max(0.0, rng.uniform(-0.048, 0.056))),
         )
 
 

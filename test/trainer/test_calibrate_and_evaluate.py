@@ -59,6 +59,15 @@ def test_recall_is_sought_only_among_the_precise():
     assert not calibrate(TRACES, config).reached
 
 
+def test_few_labels_are_not_taken_at_their_word():
+    # 8 of 8 right expects (8 + 1) / (8 + 2) = 0.9; 4 of 4 expects 5 / 6 and is not enough.
+    config = CalibrationConfig(thresholds=(0.5,), holds=(3,), minimum_labels=4)
+    found = calibrate(TRACES, config)
+    assert found.quality.expected_precision == pytest.approx(0.9)
+    assert found.reached
+    assert not calibrate(TRACES[4:], config).reached
+
+
 def test_firing_before_the_success_is_false():
     # The operator said success at row 3; threshold 2 fires at row 2, threshold 0.7 at row 3.
     early = Trace("e", np.array([9.0, 5.0, 1.5, 0.5, 0.4]), True, "oracle", reached=3)

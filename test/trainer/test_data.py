@@ -137,6 +137,18 @@ def test_failed_demonstrations_teach_no_steps_and_no_action(demonstrated):
     assert (labels_of(failed, clone_failures=True).bins[: failed.end_row] >= 0).all()
 
 
+def test_hesitation_teaches_no_action_unless_asked(demonstrated):
+    episode = demonstrated[0]
+    executed = episode.executed.copy()
+    executed[1] = 0.0
+    paused = dataclasses.replace(episode, executed=executed)
+    end, rest = episode.end_row, episode.space.encode(np.zeros((1, 2)))
+    assert labels_of(paused).bins[1].tolist() == [-1, -1]
+    assert (labels_of(paused).bins[[0, *range(2, end)]] >= 0).all()
+    assert labels_of(paused, clone_pauses=True).bins[1].tolist() == rest[0].tolist()
+    assert labels_of(paused).steps.tolist() == labels_of(episode).steps.tolist()
+
+
 def test_an_autonomous_success_never_confirms_itself(recorded):
     for episode in recorded[1]:
         assert (labels_of(episode.data).steps == -1).all()

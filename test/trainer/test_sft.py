@@ -15,7 +15,7 @@ from efm_trainer.rollout import InProcessFleet
 from efm_trainer.sft import collect_samples, fine_tune, split_episodes
 from efm_trainer.sft_config import SftConfig
 from efm_trainer.sft_state import STATE_FILE, head_weights
-from efm_trainer.sft_steps import soft_bins
+from efm_trainer.sft_steps import SftRun, soft_bins
 
 QUICK = SftConfig(
     steps=40, batch=32, feature_noise=0.05, validate_every=10, save_every=10, warmup=5
@@ -70,6 +70,20 @@ def test_a_killed_run_goes_on_exactly(samples, tmp_path):
     assert same(again.heads["policy"], result.heads["policy"])
     assert same(again.heads["reward"], result.heads["reward"])
     assert again.history == result.history
+
+
+def test_the_latest_of_about_equally_good_weights_is_kept(samples):
+    errors = iter([5.0, 4.0, 4.1, 4.3, 3.9, 4.09, 4.2])
+    run = SftRun(toy_model(), *samples, QUICK.model_copy(update={"tolerance": 0.05}))
+    run._action_error = lambda: next(errors)
+    kept = []
+    for step in range(1, 8):
+        run.step = step
+        run.validate()
+        kept.append(run.best["policy"].step)
+    # 4.1 is within 5 % of 4.0 and 4.3 is not; 4.09 is within 5 % of 3.9 and 4.2 is not.
+    assert kept == [1, 2, 3, 3, 5, 6, 6]
+    assert (run.best["policy"].loss, run.best["policy"].smallest) == (4.09, 3.9)
 
 
 def test_a_resume_point_of_another_run_is_not_taken(samples, tmp_path):
