@@ -125,6 +125,7 @@ def fine_tune(demo: Demo) -> dict[str, Any]:
     return demo.step(
         "fine_tuning", "train", "sft", "--fleet", str(demo.fleet.path), "--data-set", "demo",
         "--run-dir", str(demo.run_dir), "--seed", str(demo.settings.seed),
+        "--steps", str(demo.settings.sft_steps),
         *(["--weights", weights] if weights else []),
     )  # fmt: skip
 
@@ -173,7 +174,7 @@ def repeat_over_ros(demo: Demo) -> dict[str, Any]:
     """Evaluation episodes over ROS 2, then again in one process: every decision must be equal."""
     s = demo.settings
     if not s.repeated:
-        return {"episodes": 0, "agreeing": 0}
+        return {"episodes": 0, "agreeing": 0, "same_decisions": 0}
     reward, policy = demo.figures("calibration")["reward"], demo.figures("practice")["policy"]
     seeds = [scene_seed(s.seed, "evaluation", i) for i in range(s.repeated)]
     plan = evaluation_plan(

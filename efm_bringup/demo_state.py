@@ -18,6 +18,7 @@ class DemoSettings(BaseModel):
     """What is asked of a demo; a run that is taken up again must ask the same.
 
     demonstrations, validation: episodes for training and for choosing the best step.
+    sft_steps: optimiser steps of the fine-tuning.
     calibration: episodes of the fine-tuned policy that an oracle labels for the detector.
     rounds, episodes_per_round: of practice. evaluation: start states per policy. repeated: how
     many of them are run again over DDS. limit: control ticks per episode. weights: folder of
@@ -29,8 +30,9 @@ class DemoSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     demonstrations: Annotated[int, Field(ge=2)] = 80
     validation: Annotated[int, Field(ge=1)] = 16
+    sft_steps: Annotated[int, Field(ge=1)] = 2000
     calibration: Annotated[int, Field(ge=0)] = 48
-    rounds: Annotated[int, Field(ge=1)] = 18
+    rounds: Annotated[int, Field(ge=1)] = 12
     episodes_per_round: Annotated[int, Field(ge=1)] = 48
     evaluation: Annotated[int, Field(ge=10)] = 200
     repeated: Annotated[int, Field(ge=0)] = 20
