@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,43 +12,30 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="NOT VERIFIED: no ROS 2 in this environment")
 
+from bringup.miniature import ROBOTS, command, left_running, own_domain  # noqa: E402
 from mcap.reader import make_reader  # noqa: E402
 from rosbags.highlevel import AnyReader  # noqa: E402
 from rosbags.typesys import Stores, get_typestore  # noqa: E402
 
-from efm_bringup.environment import ros_environment  # noqa: E402
 from efm_core import topics  # noqa: E402
 from efm_core.bags import EpisodeReader  # noqa: E402
-
-SETTINGS = {
-    "demonstrations": 6, "validation": 2, "sft-steps": 60, "calibration": 4, "rounds": 1,
-    "episodes-per-round": 10, "evaluation": 10, "repeated": 4, "limit": 12,
-}  # fmt: skip
-ROBOTS = ("robot1", "robot2")
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     """The folder of a complete miniature; `heard.json` is the stranger's."""
     folder = tmp_path_factory.mktemp("miniature")
-    base = {k: v for k, v in os.environ.items() if k != "ROS_DOMAIN_ID"}
-    environment, lease = ros_environment(base)
-    here = Path(__file__).parent
-    stranger = subprocess.Popen(
-        [sys.executable, str(here / "onlooker.py"), str(folder / "heard.json")], env=environment
-    )
-    options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
-    try:
-        found = subprocess.run(
-            [sys.executable, "-m", "efm_bringup.cli", "demo", "--run-dir", str(folder / "run"),
-             *options],
-            env=environment, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-    finally:
-        stranger.send_signal(signal.SIGTERM)
-        stranger.wait(20)
-        if lease is not None:
-            lease.close()
+    watching = [sys.executable, str(Path(__file__).with_name("onlooker.py"))]
+    with own_domain() as environment:
+        stranger = subprocess.Popen([*watching, str(folder / "heard.json")], env=environment)
+        try:
+            found = subprocess.run(
+                command(folder / "run"), env=environment, capture_output=True, text=True,
+                timeout=400,
+            )  # fmt: skip
+        finally:
+            stranger.send_signal(signal.SIGTERM)
+            stranger.wait(20)
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
     return folder
 
@@ -92,11 +78,5 @@ def test_decisions_over_dds_repeat_in_one_process(demo):
 
 
 def test_nothing_is_left_running(demo):
-    pids = json.loads((demo / "run" / "pids.json").read_text())
-    assert pids == {}
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = entry.read_bytes()
-        except OSError:  # ended while looking
-            continue
-        assert str(demo).encode() not in command
+    assert json.loads((demo / "run" / "pids.json").read_text()) == {}
+    assert left_running(demo) == []
