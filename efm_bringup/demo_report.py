@@ -63,6 +63,7 @@ def make_report(state: DemoState, fleet: FleetDescription) -> dict[str, Any]:
             record.labels.operator is not None for record in records if record.mode is not Mode.DEMO
         ),
         "detector": {name: figures["calibration"][name] for name in ("precision", "recall")},
+        "evaluation_detector": {role: evaluation[role]["detector"] for role in ROLES},
         "robots": len(fleet.robots),
         "seed": state.settings.seed,
         "wall_seconds": round(max(state.wall_seconds, sum(seconds.values())), 3),
