@@ -5,7 +5,6 @@ Besides the trainer this is the only process with torch in it.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from rclpy.node import Node
 
 from efm_bringup.inference_host import InferenceHost
 from efm_bringup.model_loading import ModelLoader
-from efm_ros.entrypoint import run
+from efm_ros.entrypoint import leave, run
 from efm_ros.parameters import fleet_parameter
 
 
@@ -73,4 +72,4 @@ def make_nodes() -> list[Node]:
 
 def main() -> None:
     """Entry point of `efm_inference`."""
-    sys.exit(run(make_nodes))
+    leave(run(make_nodes))

@@ -59,7 +59,7 @@ class Runner:
 
     run_dir: gets `logs/<name>.log` and `pids.json`. environment: of every process.
     restart: whether a process that ended is started again, after a back-off.
-    command: how to start a process.
+    command: how to start a process. steady_after: see STEADY_AFTER.
     """
 
     def __init__(
@@ -69,12 +69,14 @@ class Runner:
         environment: Mapping[str, str],
         restart: bool = True,
         command: Callable[[ProcessSpec], list[str]] = child_command,
+        steady_after: float = STEADY_AFTER,
     ) -> None:
         self._children = [Child(spec) for spec in specs]
         self._run_dir = run_dir
         self._environment = {**environment, RUNNER_VARIABLE: str(os.getpid())}
         self._restart = restart
         self._command = command
+        self._steady_after = steady_after
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Runner:
@@ -168,7 +170,7 @@ class Runner:
             child.refused = True
             _log.error("%s refused its input: %s (%s)", name, last_line(log), log)
             return
-        child.failures = 1 if lasted > STEADY_AFTER else child.failures + 1
+        child.failures = 1 if lasted > self._steady_after else child.failures + 1
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (child.failures - 1))
         child.start_at = now + delay
         if self._restart:

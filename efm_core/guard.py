@@ -37,6 +37,8 @@ class Guard:
         self.settings = settings
         self._space = settings.space
         self._lockstep = settings.clock == "lockstep"
+        # A command stands until the timer's next step: what would run out before runs out now.
+        self._stands = 0.0 if self._lockstep else settings.step_period
         self._inbox = Inbox(settings)
         self._motion = GuardMotion(settings)
         self._phase, self._episode, self._mode = "idle", "", ""
@@ -264,7 +266,7 @@ class Guard:
     # ---- what forbids motion -----------------------------------------------------------------
 
     def _watch(self, now: float) -> None:
-        limit = self.settings.stale_after
+        limit = self.settings.stale_after - self._stands
         if now - self._status_at > limit:
             self._stale = Fault.STALE_STATUS
         elif now - self._fleet_at > limit:
@@ -376,11 +378,11 @@ class Guard:
     # ---- real time: the command for now ------------------------------------------------------
 
     def _choose_at(self, now: float) -> Choice:
-        deadman = self.settings.deadman
+        deadman = self.settings.deadman - self._stands
         if self._teleop_rules():
             command = self._inbox.teleop
             if command is None or now - command.received >= deadman:
-                return Choice(reason=f"no teleop command for {deadman} s")
+                return Choice(reason=f"no teleop command for {deadman:g} s")
             return self._manual_choice(Source.TELEOP, command)
         if self._phase == "resetting":
             command = self._inbox.reset
@@ -398,7 +400,7 @@ class Guard:
         if chunk is None:
             return Choice(fault=Fault.STALE_CHUNK, reason="no action chunk")
         age = now - chunk.received
-        if age > self._inbox.validity:
+        if age + self._stands > self._inbox.validity:
             reason = f"the action chunk is {age:.3f} s old and ran out"
             return Choice(fault=Fault.STALE_CHUNK, reason=reason, chunk_age=age)
         since = age + max(chunk.age, 0.0)

@@ -13,7 +13,7 @@ from efm_core.bags.writer import TopicTable, offered_qos, type_definition
 
 CHUNK_BYTES = 65_536
 """No chunk grows beyond this, unless one message alone does."""
-CHUNK_SECONDS = 0.15
+CHUNK_SECONDS = 0.1
 """A chunk older than this is written out with the next message (steady clock)."""
 _RECORD_OVERHEAD = 31  # opcode, length, channel, sequence, two times
 

@@ -96,7 +96,8 @@ def _recover(partial: Path) -> RecoveredEpisode:
     try:
         record = read_record(partial)
     except BagError as error:
-        reason = _remove_empty(partial) if _is_old(partial) else None
+        empty = _is_old(partial) and not _salvage(partial, ChannelTable())
+        reason = _remove(partial) if empty else None
         return RecoveredEpisode(partial, None, 0, reason or f"left as it is: {error}")
     if final.exists():
         return RecoveredEpisode(partial, None, 0, f"left as it is: {final} exists")
@@ -107,7 +108,7 @@ def _recover(partial: Path) -> RecoveredEpisode:
     table = ChannelTable()
     kept = _salvage(partial, table)
     if not kept:
-        reason = _remove_empty(partial)
+        reason = _remove(partial)
         kept_why = "left as it is: it holds no whole message, but other files"
         return RecoveredEpisode(partial, None, 0, reason or kept_why)
     _rewrite(partial, kept, _topics(table))
@@ -121,16 +122,14 @@ def _is_old(partial: Path) -> bool:
     return time.time() - partial.stat().st_mtime > _OPENING_SECONDS
 
 
-def _remove_empty(partial: Path) -> str | None:
-    """Remove a directory of which the recorder's own files are all and hold no message.
+def _remove(partial: Path) -> str | None:
+    """Remove a directory without messages, with the recorder's own files.
 
-    Returns what was done, None where it was left.
+    Returns what was done, None where it was left because of other files.
     """
     files = list(partial.iterdir())
     ours = {RECORD_NAME, RECORD_NAME + ".tmp", _REWRITTEN, "metadata.yaml"}
     if any(file.name not in ours and file.suffix != ".mcap" for file in files):
-        return None
-    if _salvage(partial, ChannelTable()):
         return None
     for file in files:
         file.unlink()

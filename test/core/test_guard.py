@@ -398,9 +398,10 @@ def test_a_chunk_acts_at_once_and_runs_out(real):
     assert (report.stamp_ns, report.source) == (stamp(1), Source.POLICY)
     np.testing.assert_allclose(report.velocity, [0.2, -0.2])
     assert not report.modified
-    # valid for 0.1 s + 0.05 s, then decelerated within 6 / sqrt(2) m/s^2 per axis
-    assert moving(real.step(0.24))
-    ran_out = real.step(0.26)
+    # valid for 0.1 s + 0.05 s, less the 0.02 s for which a command stands; then decelerated
+    # within 6 / sqrt(2) m/s^2 per axis
+    assert moving(real.step(0.22))
+    ran_out = real.step(0.24)
     assert (ran_out.fault, ran_out.source) == (Fault.STALE_CHUNK, Source.HOLD)
     assert not moving(real.step(0.36))
 
@@ -462,8 +463,9 @@ def test_silence_of_manager_or_fleet_holds_after_half_a_second(real, alive, faul
             real.on_episode_status("running", "a", now)
         real.on_pose(stamp(k), (0.4, 0.0), now)
         report = chunk(real, k, FULL, now)
-        assert (report.fault is fault) == (now > 0.5)
-        assert moving(report) == (now <= 0.5)
+        # the command of time 0.5 would stand until 0.52
+        assert (report.fault is fault) == (now > 0.45)
+        assert moving(report) == (now < 0.45)
 
 
 def test_without_a_position_nothing_moves(settings):
@@ -479,8 +481,8 @@ def test_a_dead_man_switch_that_is_let_go_holds(real):
     real.on_takeover(True, 0.0)
     assert real.step(0.0).source is Source.HOLD
     assert real.on_teleop(0, (0.1, 0.0), 0.1).source is Source.TELEOP
-    assert moving(real.step(0.39))
-    assert real.step(0.41).source is Source.HOLD
+    assert moving(real.step(0.37))  # 0.3 s, less the 0.02 s for which a command stands
+    assert real.step(0.39).source is Source.HOLD
 
 
 def test_after_giving_back_older_chunks_stay_dropped(real):

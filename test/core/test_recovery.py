@@ -105,14 +105,39 @@ def test_a_living_writer_is_left_alone(tmp_path, record, table, content):
     assert len(list(read_episode(episode.finish(record)))) == 1
 
 
-def test_what_cannot_be_saved_is_left_and_told(tmp_path, record, table):
+def test_what_holds_no_message_is_removed_and_told(tmp_path, record, table):
     abandon(EpisodeWriter(tmp_path, record, table, reserve_bytes=0))
-    (tmp_path / "unknown.partial").mkdir()
+    (tmp_path / "unknown.partial").mkdir()  # a writer may be about to lock it
+    (tmp_path / "old.partial").mkdir()
+    os.utime(tmp_path / "old.partial", (0, 0))
     results = {r.partial.name: r for r in recover_all(tmp_path)}
     assert all(r.path is None for r in results.values())
-    assert "no whole message" in results[f"{record.episode_id}.partial"].reason
+    assert "removed" in results[f"{record.episode_id}.partial"].reason
+    assert "removed" in results["old.partial"].reason
+    assert "left as it is" in results["unknown.partial"].reason
     assert "episode.json" in results["unknown.partial"].reason
-    assert len(list(tmp_path.iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["unknown.partial"]
+
+
+def test_what_is_not_the_recorders_is_left(tmp_path, record, table):
+    partial = abandon(EpisodeWriter(tmp_path, record, table, reserve_bytes=0))
+    (partial / "notes.txt").write_text("mine")
+    (result,) = recover_all(tmp_path)
+    assert "left as it is" in result.reason
+    assert (partial / "notes.txt").read_text() == "mine"
+
+
+def test_an_episode_that_is_renamed_meanwhile_is_passed_over(
+    tmp_path, record, table, content, monkeypatch
+):
+    episode = EpisodeWriter(tmp_path, record, table, reserve_bytes=0)
+    episode.write(*content[0])
+    names = sorted(tmp_path.glob("*.partial"))
+    episode.finish(record)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(names))  # listed before the rename
+    assert recover_all(tmp_path) == []
+    with pytest.raises(FileNotFoundError):
+        recover(names[0])
 
 
 def test_recovery_can_be_cut_too(cut, content, monkeypatch):

@@ -77,9 +77,9 @@ def executor(context: Context) -> Iterator[DrainingExecutor]:
 
 @pytest.fixture
 def spin_until(executor: DrainingExecutor) -> SpinUntil:
-    """`spin_until(condition, timeout=5.0)`: spin until it holds; fails the test otherwise."""
+    """`spin_until(condition, timeout=20.0)`: spin until it holds; fails the test otherwise."""
 
-    def spin(condition: Callable[[], object], timeout: float = 5.0) -> None:
+    def spin(condition: Callable[[], object], timeout: float = 20.0) -> None:
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end:

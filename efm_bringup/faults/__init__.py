@@ -1,0 +1,1 @@
+"""Faults on purpose: what `efm faults` breaks in mid-episode, and what it then expects."""

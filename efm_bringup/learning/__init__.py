@@ -1,0 +1,1 @@
+"""Benchmarks of the learning recipe itself: small worlds, many seeds, no ROS."""
