@@ -18,6 +18,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "demo": "the whole loop on a simulated fleet, ends with a report",
+    "demos": "the demo over many seeds, for the record",
     "fleet": "start a fleet's processes and keep them running",
     "record": "record a number of episodes on a running fleet",
     "train": "sft: learn from demonstrations; self-improve: practise",
@@ -29,6 +30,7 @@ COMMANDS = {
     "doctor": "say what is missing or wrong on this machine and how to mend it",
     "pretrain": "make the small backbone's weights from rendered scenes",
     "bench": "measure one part of the suite",
+    "faults": "break one part of a simulated fleet in mid-episode and count what holds",
 }
 
 

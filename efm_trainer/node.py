@@ -6,7 +6,6 @@ A job runs in a worker thread; the node's callbacks publish plans, watch the rob
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from efm_core.registry import Registry
 from efm_core.topics import EPISODE_STATUS, Topic
 from efm_model.config import CameraSpec
 from efm_ros.channels import PLAN, TRAINER_STATUS, Sender, receive
-from efm_ros.entrypoint import run
+from efm_ros.entrypoint import leave, run
 from efm_ros.parameters import fleet_parameter
 from efm_ros.status import ERROR, OK, StatusSender
 from efm_trainer.episode_data import EpisodeData
@@ -242,10 +241,10 @@ def _workplace(fleet: FleetDescription, run_dir: Path) -> Workplace:
     )
 
 
-def main() -> int:
+def main() -> None:
     """Entry point `efm_trainer`."""
-    return run(TrainerNode)
+    leave(run(TrainerNode))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

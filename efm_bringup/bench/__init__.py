@@ -1,0 +1,1 @@
+"""Benchmarks of the suite's parts; every one measures a baseline in the same run."""
