@@ -15,6 +15,7 @@ _TITLES = {
     "guard": "Guard",
     "bags": "Bags",
     "trainer": "Trainer",
+    "pointmass": "Learning: point masses",
 }
 _HEAD = """# Performance
 

@@ -172,6 +172,12 @@ def _command_path(args: argparse.Namespace, shown: Shown) -> Finding:
     return measure_command_path(args.robots, args.seconds, args.lockstep, args.seed, shown)
 
 
+def _pointmass(args: argparse.Namespace, shown: Shown) -> Finding:
+    from efm_bringup.bench.pointmass import measure_pointmass
+
+    return measure_pointmass(args.seeds, args.rounds, args.demonstrations, shown)
+
+
 _SEED: dict[str, tuple[Any, str]] = {"seed": (0, "of scenes, draws and weights")}
 
 
@@ -210,6 +216,12 @@ _BENCHES = {
          "lockstep": ((1, 2, 4), "fleet sizes whose throughput in lockstep is measured too"),
          **_SEED},
         _command_path,
+    ),
+    "pointmass": _Bench(
+        "the recipe on point masses, the smallest proof that practice works",
+        {"seeds": (3, "from 0 on"), "rounds": (64, "of practice"),
+         "demonstrations": (10_000, "to clone")},
+        _pointmass,
     ),
 }  # fmt: skip
 """Which benchmarks there are: the part's name -> what `efm bench` needs to know of it."""
