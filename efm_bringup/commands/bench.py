@@ -42,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--write", action="store_true", help="keep the figures as WHAT.json")
         _add_out(part)
     _add_out(parts.add_parser("page", help=f"make {PAGE} from the figures that were kept"))
+    learning = parts.add_parser("learning", help="does practice help? runs of a protocol")
+    learning.add_argument("--preset", choices=("fast", "standard", "stress"), default="fast")
+    learning.add_argument("--part", choices=("dev", "test", "reserve"), default="dev")
+    learning.add_argument("--minutes", type=float, default=15.0, help="stop after about that")
+    learning.add_argument("--out", type=Path, default=Path("docs") / "learning", metavar="DIR")
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print, or make the page."""
     if args.what == "page":
         return _page(args.out)
+    if args.what == "learning":
+        return _learning(args)
     folder = _folder(args.out) if args.write else None  # a bad folder is found out at once
     result = _measured(args)
     print(result.model_dump_json() if args.json else _text(result))
@@ -126,6 +133,19 @@ def _page(out: Path | None) -> int:
     path = folder.parent / f"{folder.name}.md"
     write_atomically(path, page(read_results(folder)))
     print(f"{path} made from {folder}")
+    return 0
+
+
+def _learning(args: argparse.Namespace) -> int:
+    import sys
+
+    from efm_bringup.learning.benchmark import run_benchmark
+
+    def told(text: str) -> None:
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+    done = run_benchmark(args.preset, args.part, args.out, args.minutes, told)
+    print(f"{args.out}: {'all runs done' if done else 'the same command goes on'}")
     return 0
 
 
