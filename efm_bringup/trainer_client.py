@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -20,9 +21,14 @@ from efm_ros.channels import TRAINER_STATUS, receive
 from efm_ros.dds import apply_dds_profile
 from efm_ros.executor import DrainingExecutor
 
+_log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.2
 START_SECONDS = 60.0
-"""Longest wait for the trainer's services: it imports torch first."""
+"""Longest wait for the trainer's services (it imports torch first), and for its answer."""
+ANSWER_SECONDS = 5.0
+"""After that an answer counts as lost: a service drops it when it does not know the client yet."""
+_AT_WORK = ("improve", "done", "failed", "cancelled")
 
 
 class TrainerClient:
@@ -101,24 +107,41 @@ class TrainerClient:
                 type=ParameterType.PARAMETER_STRING, string_value=json.dumps(dict(job))
             )
             request = SetParameters.Request(parameters=[Parameter(name="improve", value=text)])
-            result = self._wait(self._parameters.call_async(request), idle).results[0]
-            if not result.successful:
-                raise ValueError(f"the trainer refused its settings: {result.reason}")
+            given = self._answer(lambda: self._parameters.call_async(request), idle)
+            if not given.results[0].successful:
+                raise ValueError(f"the trainer refused its settings: {given.results[0].reason}")
             self.status = {}  # what was heard before the start is no news
-            answer = self._wait(trigger.call_async(Trigger.Request()), idle)
-            if not answer.success:
+            answer = self._answer(
+                lambda: trigger.call_async(Trigger.Request()), idle,
+                lambda: self.status.get("state") in _AT_WORK,
+            )  # fmt: skip
+            if answer is not None and not answer.success:
                 raise ValueError(f"the trainer refused: {answer.message}")
         finally:
             self._node.destroy_client(trigger)
 
-    def _wait(self, future: Any, idle: Callable[[dict[str, str]], None]) -> Any:
+    def _answer(
+        self,
+        ask: Callable[[], Any],
+        idle: Callable[[dict[str, str]], None],
+        taken: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        """Ask until there is an answer; None when `taken()` shows that it was heard all the same.
+
+        Raises TimeoutError after START_SECONDS.
+        """
         deadline = time.monotonic() + START_SECONDS
-        while not future.done():
-            if time.monotonic() > deadline:
-                raise TimeoutError("the trainer doesn't answer; see logs/trainer.log of the run")
-            idle(self.status)
-            self._spin(POLL_SECONDS)
-        return future.result()
+        while time.monotonic() < deadline:
+            future, again = ask(), time.monotonic() + ANSWER_SECONDS
+            while time.monotonic() < again:
+                idle(self.status)
+                self._spin(POLL_SECONDS)
+                if future.done():
+                    return future.result()
+                if taken():
+                    return None
+            _log.warning("the trainer's answer is lost, asking again")
+        raise TimeoutError("the trainer doesn't answer; see logs/trainer.log of the run")
 
     def _spin(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
