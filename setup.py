@@ -59,7 +59,12 @@ setup(
     extras_require={
         "cpu": ["onnxruntime>=1.18"],
         "gpu": ["onnxruntime-gpu>=1.18"],
-        "test": ["hypothesis>=6", "mypy>=1.10", "pytest>=8,<9", "ruff>=0.6", "types-PyYAML"],
+        "lora": ["peft>=0.18"],
+        "remote": ["fsspec>=2023.6"],
+        "test": [
+            "hypothesis>=6", "mypy>=1.10", "peft>=0.18", "pytest>=8,<9", "ruff>=0.6",
+            "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": [f"{name} = {target}" for name, target in EXECUTABLES.items()]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -154,6 +155,7 @@ def _infer(engine: Engine, batch: _Batch) -> list[tuple[Deliver, Any]]:
     judges = [judge for judge in batch.judges if judge is not None]
     decisions: list[Decision] = []
     words: list[StepsToGo] = []
+    began = time.perf_counter()
     if acts:
         observations = [act.observation for act in acts]
         draws = np.stack([act.draws for act in acts])
@@ -163,8 +165,10 @@ def _infer(engine: Engine, batch: _Batch) -> list[tuple[Deliver, Any]]:
             decisions = engine.act(observations, draws, batch.temperature)
     else:
         words = engine.steps_to_go([judge.observation for judge in judges])
+    seconds = time.perf_counter() - began
     answers: list[tuple[Deliver, Any]] = []
-    answers += [(a.deliver, d) for a, d in zip(acts, decisions, strict=True)]
+    for act, decision in zip(acts, decisions, strict=True):
+        answers.append((act.deliver, replace(decision, seconds=seconds)))
     answers += [(j.deliver, w) for j, w in zip(judges, words, strict=True)]
     return answers
 

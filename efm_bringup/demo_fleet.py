@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from efm_bringup.bring_up import WITHOUT_MODELS
 from efm_bringup.plan_client import FleetProgress, PlanClient
 from efm_bringup.progress_line import ProgressLine
 from efm_bringup.runner import Runner
 from efm_bringup.signals import StopSignal
 from efm_bringup.trainer_client import TrainerClient
-from efm_core.fleet import FleetDescription, load_fleet, processes, save_fleet
+from efm_core.fleet import FleetDescription, load_fleet, save_fleet
+from efm_core.fleet_processes import processes
 from efm_core.plan import EpisodePlan
 
 FLEET_FILE = "fleet.yaml"
@@ -52,6 +56,9 @@ def running(
 ) -> Iterator[Runner]:
     """Those processes of the fleet whose executable is among `executables`, until the end."""
     specs = [spec for spec in processes(fleet, run_dir) if spec.executable in executables]
+    if "efm_inference" not in executables:
+        roles = ("-p", f"roles:={json.dumps(WITHOUT_MODELS)}")
+        specs = [replace(s, args=s.args + roles) if s.name == "fleet" else s for s in specs]
     with Runner(specs, run_dir, environment) as runner:
         yield runner
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from efm_bringup.executables import EXECUTABLES
 from efm_core.fleet import FleetDescription, load_fleet
-from efm_ros.dds import PROFILE_VARIABLE, RANGE_VARIABLE, profile_path
+from efm_ros.dds import HUMBLE_VARIABLE, PROFILE_VARIABLE, RANGE_VARIABLE, profile_path
 
 OLDEST_PYTHON = (3, 10)
 LEAST_DISK_GB = 5.0
@@ -135,8 +135,14 @@ def discovery() -> Finding:
     text = f"domain {domain or 'chosen by efm'}, range {reach}"
     if domain is not None and not (domain.isdigit() and int(domain) <= 232):
         return Finding("error", "discovery", text, "ROS_DOMAIN_ID must be 0..232")
-    if RANGE_VARIABLE in os.environ and reach not in ("LOCALHOST", "OFF"):
-        remedy = "other machines can command these robots; set it to LOCALHOST unless meant"
+    variable, confined = RANGE_VARIABLE, ("LOCALHOST", "OFF")
+    if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the range
+        variable, confined = HUMBLE_VARIABLE, ("1",)
+        reach = os.environ.get(variable, "1")
+        text = f"domain {domain or 'chosen by efm'}, {variable} {reach}"
+    if variable in os.environ and reach not in confined:
+        remedy = "other machines can command these robots; "
+        remedy += f"set {variable} to {confined[0]} unless meant"
         return Finding("warning", "discovery", text, remedy)
     try:
         socket.getaddrinfo("localhost", None)

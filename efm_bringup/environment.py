@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from efm_ros.dds import PROFILE_VARIABLE, RANGE_VARIABLE, dds_environment
+from efm_ros.dds import HUMBLE_VARIABLE, PROFILE_VARIABLE, RANGE_VARIABLE, dds_environment
 
 DOMAINS = range(42, 100)
 _WRITTEN = (
-    "ROS_DOMAIN_ID", RANGE_VARIABLE, "ROS_LOCALHOST_ONLY", PROFILE_VARIABLE, "RMW_IMPLEMENTATION",
+    "ROS_DOMAIN_ID", RANGE_VARIABLE, HUMBLE_VARIABLE, PROFILE_VARIABLE, "RMW_IMPLEMENTATION",
 )  # fmt: skip
 
 
@@ -73,11 +73,7 @@ def ros_environment(
     """
     environment = dict(os.environ if base is None else base)
     lease = None if environment.get("ROS_DOMAIN_ID") else DomainLease()
-    confined = RANGE_VARIABLE not in environment
     environment = dds_environment(environment, lease.domain if lease else None)
-    if confined and environment.get("ROS_DISTRO") == "humble":
-        # Humble knows only this switch; later distributions warn that it is deprecated.
-        environment.setdefault("ROS_LOCALHOST_ONLY", "1")
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment, lease

@@ -12,5 +12,7 @@ EXECUTABLES = {
     "efm_inference": "efm_bringup.inference_node:main",
     "efm_fleet": "efm_bringup.fleet_node:main",
     "efm_demonstrator": "efm_sim.demonstrator_node:main",
+    "efm_teleop": "efm_bringup.teleop.node:main",
     "efm_trainer": "efm_trainer.node:main",
+    "efm_monitor": "efm_bringup.monitor.node:main",
 }

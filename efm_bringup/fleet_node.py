@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
+from efm_bringup.orchestrator import DIAGNOSTICS, OrchestratorNode
 from efm_bringup.stop_latch import StopLatch
 from efm_core import messages
-from efm_core.fleet import FleetDescription, load_fleet
+from efm_core.fleet import FleetDescription
 from efm_core.registry import Registry
 from efm_core.topics import (
     EPISODE_STATUS,
@@ -36,40 +36,41 @@ from efm_ros.channels import (
     receive,
 )
 from efm_ros.entrypoint import run
+from efm_ros.parameters import FLEET, ParameterSpec, declare, described_fleet
 from efm_ros.status import ERROR, OK, WARNING, StatusSender
 
-DIAGNOSTICS = Topic("/diagnostics", STATUS)
 STATE_FILE = "fleet_stopped.json"
 STOPPED_SECONDS = 0.1
 DIAGNOSTICS_SECONDS = 1.0
-SILENT_SECONDS = 2.0
-"""A status topic that repeats at 10 Hz and was silent for this long counts as gone."""
+PARAMETERS = (
+    FLEET,
+    ParameterSpec(
+        "run_dir", "", "folder of the run, keeps the stop over a restart", required=True
+    ),
+    ParameterSpec(
+        "silent_s", 2.0, "a status topic, repeated at 4 Hz, that was not heard for this long "
+        "counts as gone", "s", 0.3, 60.0,
+    ),
+)  # fmt: skip
 _WATCHED = (EPISODE_STATUS, POLICY_STATUS, REWARD_STATUS, RESET_STATUS)
 _HEARTBEATS = (EPISODE_STATUS, POLICY_STATUS, REWARD_STATUS)
 
 
 class FleetNode(Node):
-    """Parameters: `fleet`, path of fleet.yaml, and `run_dir`, folder that the stop is kept in."""
+    """Keeps the stop and sums up the robots; parameters: `PARAMETERS`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("fleet", **options)
-        path = self._text("fleet", "path of the fleet description (YAML)")
-        folder = self._text("run_dir", "folder of the run, keeps the stop over a restart")
-        self._fleet: FleetDescription = load_fleet(Path(path))
-        self._latch = StopLatch(Path(folder) / STATE_FILE)
+        values = declare(self, PARAMETERS)
+        self._fleet: FleetDescription = described_fleet(values)
+        self._silent_s: float = values["silent_s"]
+        self._latch = StopLatch(Path(values["run_dir"]) / STATE_FILE)
         self._registry = Registry(self._fleet.models_dir)
         self._seen: dict[str, tuple[float, Any]] = {}  # topic -> (steady s, DiagnosticArray)
         self._version: str | None = None
         self._make_channels()
         self._publish_stopped()
         self._look_at_registry()
-
-    def _text(self, name: str, description: str) -> str:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        value = str(self.declare_parameter(name, "", descriptor).value)
-        if not value:
-            raise ValueError(f"parameter '{name}' is empty: give the {description}")
-        return value
 
     def _make_channels(self) -> None:
         self._stopped = Sender(self, STOPPED)
@@ -83,7 +84,8 @@ class FleetNode(Node):
         for robot in self._fleet.robots:
             topics += [f"/{robot.name}/{topic.name}" for topic in _WATCHED]
         for name in topics:
-            receive(self, Topic(name, STATUS, "latched"), self._keeper(name))
+            # Lazy: only the newest matters, and only to the timers below.
+            receive(self, Topic(name, STATUS, "latched"), self._keeper(name), lazy=True)
         # Steady: a jump of the wall clock must not silence a heartbeat.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(STOPPED_SECONDS, self._publish_stopped, clock=steady)
@@ -156,7 +158,7 @@ class FleetNode(Node):
 
     def _values(self, topic: str) -> dict[str, str] | None:
         seen = self._seen.get(topic)
-        if seen is None or time.monotonic() - seen[0] > SILENT_SECONDS:
+        if seen is None or time.monotonic() - seen[0] > self._silent_s:
             return None
         return messages.read_status(seen[1])
 
@@ -177,14 +179,21 @@ class FleetNode(Node):
             values = self._values(name)
             if values is not None:
                 status = self._seen[name][1].status[0]
-                level, text = int(status.level), str(status.message)
+                level = int(status.level)
+                # rqt shows a line per status: without a complaint, what it is doing
+                text = str(status.message) or values.get("phase") or values.get("state", "")
             elif name in names:
-                values, level, text = {}, WARNING, f"silent for over {SILENT_SECONDS:g} s"
+                values, level, text = {}, WARNING, f"silent for over {self._silent_s:g} s"
             else:
                 continue
             self._diagnostics.send(messages.status(stamp_ns, name, values, level, text))
 
 
+def make_nodes() -> list[Node]:
+    """The fleet node and, in the same process, the orchestrator."""
+    return [FleetNode(), OrchestratorNode()]
+
+
 def main() -> int:
     """Entry point of `efm_fleet`."""
-    return run(FleetNode)
+    return run(make_nodes)

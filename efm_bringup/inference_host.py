@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
 
 from efm_bringup.batcher import Batcher
 from efm_bringup.model_shelf import Loaded, ModelShelf, Versions
 from efm_core.actions import ActionSpace
+from efm_core.camera_description import CameraDescription
 from efm_core.detector import DetectorSettings
 from efm_core.observation import Decision, Observation, StepsToGo
 from efm_policy_node.node import PolicyNode
 from efm_reward_node.node import RewardNode
 from efm_ros.executor import DrainingExecutor
-from efm_ros.observation_source import Camera, ObservationSource
+from efm_ros.managed import Heart
+from efm_ros.observation_source import ObservationSource
 from efm_ros.qos import Clock
 
 
@@ -28,8 +32,21 @@ class InferenceHost:
     one batch; threads that load or infer report through a guard condition of `node`.
     """
 
-    def __init__(self, node: Node, load: Callable[[Versions, str], Loaded]) -> None:
-        """`load`: see ModelShelf."""
+    def __init__(
+        self,
+        node: Node,
+        load: Callable[[Versions, str], Loaded],
+        expected: Callable[[], Versions] = Versions,
+        heart: Heart | None = None,
+    ) -> None:
+        """`load`: see ModelShelf. `expected`: the versions to use where an episode names none.
+
+        heart: speaks for the nodes of all robots.
+        """
+        self._heart = heart
+        self._expected = expected
+        self._roles: dict[str, set[str]] = {}
+        self._prepared: dict[str, list[Future]] = {}
         self._node = node
         self._guard = node.create_guard_condition(self._settle)
         self._kinds: dict[str, Hashable] = {}
@@ -40,16 +57,31 @@ class InferenceHost:
     def add(
         self,
         robot: str,
-        cameras: Sequence[Camera],
+        cameras: Sequence[CameraDescription],
         space: ActionSpace,
         clock: Clock,
         context: Context | None = None,
+        remaps: Mapping[str, str] | None = None,
+        state_tolerance: float = 0.1,
+        parameters: Mapping[str, Sequence[Parameter]] | None = None,
     ) -> list[Node]:
-        """Make the two nodes of a robot; the caller spins and destroys them."""
+        """Make the two nodes of a robot; the caller spins and destroys them.
+
+        remaps: absolute topic names of efm -> the driver's (`RobotDescription.remaps`).
+        state_tolerance: s, `RobotDescription.state_tolerance`.
+        parameters: of the nodes, by the names policy and reward.
+        """
+        given = parameters or {}
         self._kinds[robot] = (space.hash, tuple((c.name, c.width, c.height) for c in cameras))
-        policy = PolicyNode(robot, space, clock, self, context=context)
-        reward = RewardNode(robot, self, context=context)
-        source = ObservationSource(policy, cameras, space.rate, clock)
+        policy = PolicyNode(
+            robot, space, clock, self, context=context, remaps=remaps,
+            parameters=given.get("policy", ()), heart=self._heart,
+        )  # fmt: skip
+        reward = RewardNode(
+            robot, self, context=context, remaps=remaps,
+            parameters=given.get("reward", ()), heart=self._heart,
+        )  # fmt: skip
+        source = ObservationSource(policy, cameras, space.rate, clock, state_tolerance)
         policy.attach(source)
         reward.attach(source)
         self._pairs[robot] = (policy, reward)
@@ -65,6 +97,8 @@ class InferenceHost:
             self._report(robot)
             for node in self._pairs[robot]:
                 node.on_models()
+            for future in self._prepared.pop(robot, []):
+                future.set_result(None)
         self.batcher.flush()
 
     def _report(self, robot: str) -> None:
@@ -84,11 +118,36 @@ class InferenceHost:
         self.shelf.close()
         self.batcher.close()
 
+    # ---- life cycle of the two roles ---------------------------------------------------------
+
+    def prepare(self, robot: str, role: str) -> Future | None:
+        """Load and warm up the pair that is expected; None when there is nothing to wait for.
+
+        A checkpoint that is refused is no failure: the episode that wants it says so, and another
+        episode may want another one.
+        """
+        self._roles.setdefault(robot, set()).add(role)
+        expected = self._expected()
+        self.want(robot, expected.policy, expected.reward)
+        if not self.shelf.state(robot).loading:
+            return None
+        future = Future()
+        self._prepared.setdefault(robot, []).append(future)
+        return future
+
+    def release(self, robot: str, role: str) -> None:
+        """Free the robot's models once neither role needs them."""
+        roles = self._roles.get(robot, set())
+        roles.discard(role)
+        if not roles:
+            self.shelf.forget(robot)
+
     # ---- PolicyHost and RewardHost -----------------------------------------------------------
 
     def want(self, robot: str, policy: str, reward: str) -> None:
-        """The robot's episode wants these versions, "" for whatever it has."""
-        self.shelf.want(robot, policy, reward)
+        """The robot's episode wants these versions, "" for what is expected, else what it has."""
+        expected = Versions() if policy and reward else self._expected()
+        self.shelf.want(robot, policy or expected.policy, reward or expected.reward)
 
     def policy(self, robot: str) -> tuple[str, bool, str]:
         """(version in force or "", whether another one is loading, why one was refused)."""

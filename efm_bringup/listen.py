@@ -34,8 +34,9 @@ def publishing_cameras(fleet: FleetDescription, seconds: float) -> dict[str, int
             for description in robot.cameras:
                 pair = []
                 for compressed in (False, True):
-                    name = camera(description.name, compressed).name
-                    pair.append(_count(node, f"/{robot.name}/{name}", compressed, counts))
+                    ours = f"/{robot.name}/{camera(description.name, compressed).name}"
+                    name = robot.remaps.get(ours, ours)
+                    pair.append(_count(node, name, compressed, counts))
                 pairs.append(pair)
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:

@@ -130,6 +130,12 @@ class ModelShelf:
             self._loading[key] = self._thread.submit(self._load, state.wanted, robot)
             self._loading[key].add_done_callback(lambda _: self._wake())
 
+    def forget(self, robot: str) -> None:
+        """The robot needs no model any more; what nobody else uses is freed."""
+        state = self.state(robot)
+        state.wanted, state.errors = Versions(), {}
+        self._enforce(state)
+
     def settle(self) -> list[str]:
         """Take what was loaded or refused; returns the robots for which something changed."""
         changed: list[str] = []

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.task import Future
+from std_srvs.srv import Trigger
 
 from efm_core import messages
 from efm_core.plan import EpisodePlan
@@ -19,6 +22,8 @@ from efm_ros.dds import apply_dds_profile
 from efm_ros.executor import DrainingExecutor
 
 POLL_SECONDS = 0.2
+SERVICE_SECONDS = 2.0
+"""Longest wait for a service that was not called before: discovery takes a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class PlanClient:
         self._executor.add_node(self._node)
         self._plan = Sender(self._node, PLAN)
         self.status: dict[str, dict[str, str]] = {}
+        self._services: dict[str, Client] = {}
+        self._begun: set[tuple[str, str]] = set()
         for robot in robots:
             topic = Topic(f"/{robot}/{EPISODE_STATUS.name}", EPISODE_STATUS.type, "latched")
             receive(self._node, topic, self._keeper(robot))
@@ -65,8 +72,10 @@ class PlanClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        nodes = self._executor.get_nodes()
         self._executor.shutdown()
-        self._node.destroy_node()
+        for node in nodes:
+            node.destroy_node()
         self._context.try_shutdown()
 
     def publish(self, plan: EpisodePlan) -> None:
@@ -74,16 +83,21 @@ class PlanClient:
         self._plan.send(messages.text(plan.model_dump_json()))
 
     def progress(self, plan: EpisodePlan) -> FleetProgress:
-        """How far the robots say they are with `plan`."""
-        done, heard, needs_help = 0, 0, {}
-        for robot in plan.episodes:
+        """How far the robots say they are with `plan`; a list finished early is shorter."""
+        done, total, heard, needs_help = 0, 0, 0, {}
+        for robot, episodes in plan.episodes.items():
             status = self.status.get(robot, {})
             heard += bool(status)
-            if status.get("plan") == plan.plan_id:
-                done += int(status.get("plan_done", 0))
+            mine = status.get("plan") == plan.plan_id
+            done += int(status.get("plan_done", 0)) if mine else 0
+            listed = int(status.get("plan_total", 0)) if mine else len(episodes)
+            if mine and listed == len(episodes):
+                self._begun.add((plan.plan_id, robot))
+            # A shorter list heard before that is what was left of it when it was last finished.
+            begun = (plan.plan_id, robot) in self._begun
+            total += listed if begun else len(episodes)
             if status.get("phase") == "needs_help":
                 needs_help[robot] = status.get("reason", "")
-        total = sum(len(episodes) for episodes in plan.episodes.values())
         return FleetProgress(done, total, heard, needs_help)
 
     def run(
@@ -91,11 +105,13 @@ class PlanClient:
         plan: EpisodePlan,
         idle: Callable[[FleetProgress], None],
         patience: float = 120.0,
+        poll: float = POLL_SECONDS,
     ) -> FleetProgress:
-        """Publish `plan` and return when it is finished; `idle` is called a few times a second.
+        """Publish `plan` and return when it is finished; `idle` is called every `poll` s.
 
         Raises TimeoutError when nothing was saved for `patience` s, naming what the robots say.
         """
+        self._begun.clear()
         self.publish(plan)
         newest, since = -1, time.monotonic()
         while True:
@@ -107,13 +123,36 @@ class PlanClient:
             elif time.monotonic() - since > patience:
                 raise TimeoutError(self._stuck(plan, patience))
             idle(progress)
-            self.spin(POLL_SECONDS)
+            self.spin(poll)
 
     def spin(self, seconds: float) -> None:
         """Hear what comes in the next `seconds` s."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
+
+    def add_node(self, namespace: str, name: str) -> Node:
+        """Another node of this process, served by `spin`; destroyed with the client."""
+        node = Node(name, namespace=namespace, context=self._context)
+        self._executor.add_node(node)
+        return node
+
+    def call(self, robot: str, name: str, answer: Callable[[bool, str], None]) -> None:
+        """Call `/<robot>/<name>` (Trigger); `answer` gets success and message by `spin`."""
+        service = f"/{robot}/{name}"
+        if service not in self._services:
+            self._services[service] = self._node.create_client(Trigger, service)
+        client = self._services[service]
+        if not client.wait_for_service(timeout_sec=SERVICE_SECONDS):
+            answer(False, f"nobody offers {service}; is its node up?")
+            return
+
+        def done(future: Future) -> None:
+            result = future.result()
+            if result is not None:
+                answer(bool(result.success), str(result.message))
+
+        client.call_async(Trigger.Request()).add_done_callback(done)
 
     def _keeper(self, robot: str) -> Callable[[Any], None]:
         def keep(message: Any) -> None:

@@ -10,10 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from efm_bringup.simulated_robots import guard_settings, worlds
+from efm_core.bags.episode_writer import PARTIAL, RECORD_NAME
 from efm_core.checkpoint import verify_checkpoint
 from efm_core.fleet import FleetDescription
+from efm_core.plan import EpisodePlan
 from efm_core.registry import Registry
 from efm_model.inference import Engine
+from efm_trainer.episode_run import planned_episode_id
 from efm_trainer.rollout import InProcessFleet
 
 WORLDS = 16
@@ -41,11 +44,17 @@ def load_engine(fleet: FleetDescription, policy: str, reward: str) -> Engine:
     return Engine.load(*paths, fleet.backend)
 
 
-def drop_plan(data_set: Path, plan_id: str) -> None:
-    """Delete the episodes of an earlier, interrupted run of the same plan."""
-    for file in data_set.glob("*/episode.json"):
-        if json.loads(file.read_text()).get("plan") == plan_id:
+def drop_plan(data_set: Path, plan: EpisodePlan) -> None:
+    """Delete the episodes of an earlier, interrupted run of the same plan, cut ones included."""
+    for file in data_set.glob(f"*/{RECORD_NAME}"):
+        if json.loads(file.read_text()).get("plan") == plan.plan_id:
             shutil.rmtree(file.parent)
+    for robot, episodes in plan.episodes.items():
+        for planned in episodes:  # killed while it was opened, or here while it was deleted
+            folder = data_set / planned_episode_id(plan, robot, planned.index)
+            for left in (folder, folder.with_name(folder.name + PARTIAL)):
+                if not (left / RECORD_NAME).exists():
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def efm_version() -> str:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 from efm_bringup.child import RUNNER_VARIABLE
 
 if TYPE_CHECKING:
-    from efm_core.fleet import ProcessSpec
+    from efm_core.fleet_processes import ProcessSpec
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Back-off in seconds before the first restart and at most; doubled per failure in a row."""
 STEADY_AFTER = 30.0
 """Seconds a process must run before its failures are forgotten."""
-POLITE_SECONDS = 5.0
-"""Seconds between TERM and KILL."""
+POLITE_SECONDS = 10.0
+"""Seconds between TERM and KILL. Each process of a fleet tells all others of every topic that it
+leaves: for eight robots that is 4 s of CPU, and on two busy cores 5 s were not enough."""
 
 
 def child_command(spec: ProcessSpec) -> list[str]:
@@ -127,7 +128,7 @@ class Runner:
             self._write_pids()
 
     def stop(self) -> None:
-        """TERM to all, 5 s, KILL; returns when none is left. `poll` restarts nothing afterwards."""
+        """TERM to all, 10 s, KILL; returns when none is left. `poll` restarts nothing after."""
         self._restart = False
         for child in self._children:
             _signal_group(child, signal.SIGTERM)

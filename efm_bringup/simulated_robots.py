@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from efm_core.fleet import FleetDescription, FleetError
 from efm_core.limits import GuardSettings
 from efm_sim.config import WorldConfig
+from efm_sim.demonstrator import Demonstrator, TruthState
 from efm_sim.world import World
+from efm_trainer.robot import Robot
 
 
 @contextmanager
@@ -38,3 +43,15 @@ def worlds(fleet: FleetDescription, count: int) -> Iterator[list[World]]:
 def guard_settings(fleet: FleetDescription) -> GuardSettings:
     """What the guard of such a robot enforces, in lockstep."""
     return fleet.robots[0].guard_settings("lockstep")
+
+
+class ScriptedPerson:
+    """The scripted demonstrator at the stick of a world; seed: of its style."""
+
+    def __init__(self, seed: int) -> None:
+        self._person = Demonstrator(seed)
+
+    def command(self, robot: Robot) -> NDArray[np.float64]:
+        """The velocity it wants now, m/s in the base frame, float64 (2,)."""
+        state = TruthState.from_scalars(robot.truth(), robot.instruction)
+        return np.asarray(self._person.act(state), dtype=np.float64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from efm_core.actions import ActionSpace
@@ -144,7 +145,9 @@ def write_checkpoint(
         raise FileExistsError(f"{final} exists; versions are never overwritten, choose a new name")
     root.mkdir(parents=True, exist_ok=True)
     temporary = root / f".{version}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in root.glob(f".{version}.tmp-*"):  # of a process that was killed while writing it
+        if left == temporary or not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
         hashes = {name: _write(temporary, name, content) for name, content in files.items()}
@@ -183,7 +186,7 @@ def verify_checkpoint(
     used for. Raises CheckpointError naming the file, the field and the remedy.
     """
     check_version_name(path.name)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     _check_listing(path, manifest)
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
@@ -223,7 +226,8 @@ def trunk_hash(file: Path, prefix: str = "trunk.") -> str:
     return _trunk_hash(_raw_tensors(file), prefix)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a version's folder. Raises CheckpointError when it is absent or no good."""
     file = path / MANIFEST
     if not file.is_file():
         raise CheckpointError(f"{path} has no {MANIFEST}: it was never finished; choose another")
@@ -262,8 +266,12 @@ def _check_file(path: Path, name: str, expected: str) -> None:
     if _file_hash(file) != expected:
         raise CheckpointError(f"{file} does not match its SHA-256 in {MANIFEST}; copy it again")
     with file.open("rb") as opened:
-        if opened.read(1) == b"\x80":  # the first byte of every binary pickle since protocol 2
-            raise CheckpointError(f"{file} is a pickle; it is refused and was not opened")
+        start = opened.read(9)
+    # Every binary pickle since protocol 2 begins with 0x80, and so does one safetensors file in 32:
+    # eight bytes of header length, a multiple of 8, and then the header's brace.
+    tensors = name.endswith(".safetensors") and start[8:] == b"{"
+    if start[:1] == b"\x80" and not tensors:
+        raise CheckpointError(f"{file} is a pickle; it is refused and was not opened")
     if name.endswith(".json"):
         _json(file)
     elif name.endswith(".safetensors"):
@@ -277,13 +285,24 @@ def _json(file: Path) -> Any:
         raise CheckpointError(f"{file} is not JSON: {error}; copy the checkpoint again") from error
 
 
-def _raw_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Name -> (safetensors dtype, shape, bytes)."""
+def _raw_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...], memoryview]]:
+    """Name -> (safetensors dtype, shape, bytes), mapped and not read: it may be gigabytes."""
     try:
-        entries = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+        with safe_open(str(file), framework="numpy"):  # checks the header against the file
+            pass
     except SafetensorError as error:
         raise CheckpointError(f"{file} is not safetensors: {error}; copy it again") from error
-    return {n: (e["dtype"], tuple(e["shape"]), bytes(e["data"])) for n, e in entries}
+    with file.open("rb") as opened:
+        content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    header.pop("__metadata__", None)
+    found = {}
+    for name, entry in header.items():
+        first, end = entry["data_offsets"]
+        data = content[start + first : start + end]
+        found[name] = (entry["dtype"], tuple(entry["shape"]), data)
+    return found
 
 
 def _check_finite(file: Path) -> None:
@@ -301,7 +320,7 @@ def _check_finite(file: Path) -> None:
 
 
 def _trunk_hash(
-    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], prefix: str = "trunk."
+    tensors: Mapping[str, tuple[str, tuple[int, ...], memoryview]], prefix: str = "trunk."
 ) -> str:
     names = sorted(name for name in tensors if name.startswith(prefix))
     digest = hashlib.sha256()

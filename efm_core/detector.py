@@ -19,7 +19,7 @@ class DetectorSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: Annotated[float, Field(gt=0.0)] = 0.5
-    hold: Annotated[int, Field(ge=1)] = 3
+    hold: Annotated[int, Field(ge=1)] = 4
     release: Annotated[float, Field(ge=0.0)] = 0.3
     minimum_ticks: Annotated[int, Field(ge=0)] = 2
 

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from efm_core.camera_description import CameraDescription
+
 SCHEMA_VERSION: Literal[1] = 1
 _EPISODE_ID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
 
@@ -43,7 +45,12 @@ class Intervention(BaseModel):
 
 
 class TopicCounts(BaseModel):
-    """Disjoint counts of one topic: expected = on_time + late + repeated + dropped."""
+    """Disjoint counts of one topic: expected = on_time + late + repeated + dropped.
+
+    refused: of `dropped`, those that came and could not be used (size, encoding, cut, stamp in the
+    future); they are in the bag. restamped: of `on_time`, those for which the receive time counts
+    because their stamp is zero, frozen or ahead of the clock.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,6 +59,8 @@ class TopicCounts(BaseModel):
     late: int = 0
     repeated: int = 0
     dropped: int = 0
+    refused: int = 0
+    restamped: int = 0
 
 
 class Labels(BaseModel):
@@ -69,7 +78,12 @@ class EpisodeRecord(BaseModel):
 
     Stamps are ns (virtual in lockstep, wall time in real). `termination_reason` is one of
     detector, timeout, operator, stop, crash or fault:<what>. `ticks` counts control decisions.
-    `saved`, `outcome` and `termination_reason` are three separate facts.
+    `reset`: how the robot came to the start (`efm_core.reset_settings`), in `reset_attempts` tries;
+    `reset_asked`: it practises without resets and this one was needed, an intervention;
+    `reset_reason`: why, where the robot or its failures asked for it.
+    `saved`, `outcome` and `termination_reason` are three separate facts. `cameras` and
+    `state_tolerance` (s): by what pictures and state were paired, in real time. `unusable`: why
+    nothing may learn from it (a camera lost too much), "" when something may.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -101,6 +115,9 @@ class EpisodeRecord(BaseModel):
     end_ns: int = 0
     phase_seconds: dict[str, float] = Field(default_factory=dict)
     reset_attempts: int = 0
+    reset: str = ""
+    reset_asked: bool = False
+    reset_reason: str = ""
     saved: bool = False
     outcome: Outcome = Outcome.UNKNOWN
     termination_reason: Annotated[
@@ -111,6 +128,9 @@ class EpisodeRecord(BaseModel):
     interventions: list[Intervention] = Field(default_factory=list)
     recovered: bool = False
     topics: dict[str, TopicCounts] = Field(default_factory=dict)
+    cameras: tuple[CameraDescription, ...] = ()
+    state_tolerance: float | None = None
+    unusable: str = ""
 
 
 def new_episode_id() -> str:

@@ -1,42 +1,44 @@
 """A fleet as data: robots, what they see and may do, and the processes that follow from it.
 
 One file, `config/fleet.yaml`, is read by the embedded runner, by the launch file and by every
-node; all of them get the same plain list of processes.
+node; all of them get the same plain list of processes (`efm_core.fleet_processes`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from efm_core import topics
 from efm_core.actions import ActionSpace
+from efm_core.camera_description import CameraDescription as CameraDescription
+from efm_core.command_groups import CommandGroup, check_groups, complete
 from efm_core.limits import GuardSettings
+from efm_core.reset_settings import (
+    AnyReset,
+    PersonReset,
+    ResetMethod,
+    SimulatorReset,
+    check_reset,
+    moves,
+)
 from efm_core.topics import RESERVED_ROBOT_NAMES
 
+TopicName = Annotated[str, Field(pattern=r"^(/[A-Za-z_][A-Za-z0-9_]*)+$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Clock = Literal["lockstep", "real"]
+SharedRole = Literal["sim", "guard", "manager"]
 
 
 class FleetError(ValueError):
     """A fleet file that cannot be used; says which field and what to do."""
 
 
-class CameraDescription(BaseModel):
-    """One camera: topic `camera/<name>/image_raw`, size in pixels, rate in Hz."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Name = "front"
-    width: Annotated[int, Field(ge=16, le=8192)] = 64
-    height: Annotated[int, Field(ge=16, le=8192)] = 64
-    rate: Annotated[float, Field(gt=0.0, le=1000.0)] = 10.0
-    compressed: bool = False
+Parameters = Mapping[str, Any]
 
 
 class RobotDescription(BaseModel):
@@ -46,9 +48,17 @@ class RobotDescription(BaseModel):
     guard: fields of `efm_core.limits.GuardSettings` other than space and clock.
     sim: fields of the simulator's world; picture size, rate and longest step follow from the
         camera and the action space. seed: of its first scene.
-    commands: command groups with a twist topic. instructions: what it may be asked to do where
-        neither plan nor reset says. operator: who labels its episodes.
+    groups: what its drivers take (`efm_core.command_groups.CommandGroup`); none: one group with
+        a twist, called as `commands` says. topics: the drivers' absolute names of the topics that
+        efm knows by another, `joint_states: /joint_states`.
+    instructions: what it may be asked to do where neither plan nor reset says. operator: who
+        labels its episodes.
     demonstrator: whether a scripted demonstrator teleoperates it in mode demo.
+    reset: how it gets to the start of the next episode (`efm_core.reset_settings`, docs/resets.md);
+        default: a simulated robot makes a new scene, at any other a person is asked.
+    state_tolerance: s, longest time between the stamps of joint states or pose and of the
+        observation that they go into (clock "real"); what is further off is left out.
+    parameters: of its own processes, as in docs/parameters.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,10 +70,17 @@ class RobotDescription(BaseModel):
     guard: Mapping[str, Any] = Field(default_factory=dict)
     sim: Mapping[str, Any] = Field(default_factory=dict)
     seed: int = 0
+    parameters: Mapping[Literal["sim", "guard", "manager", "demonstrator"], Parameters] = Field(
+        default_factory=dict
+    )
     commands: Annotated[tuple[Name, ...], Field(min_length=1)] = ("arm",)
+    groups: tuple[CommandGroup, ...] = ()
+    topics: Mapping[str, TopicName] = Field(default_factory=dict)
     instructions: tuple[str, ...] = ()
     operator: Literal["person", "oracle"] = "person"
     demonstrator: bool = False
+    reset: ResetMethod | None = None
+    state_tolerance: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
 
     @model_validator(mode="after")
     def _fits_together(self) -> RobotDescription:
@@ -75,12 +92,74 @@ class RobotDescription(BaseModel):
         taken = {"space", "clock"} & set(self.guard)
         if taken:
             raise ValueError(f"guard.{sorted(taken)[0]} is set elsewhere in the file; remove it")
-        self.guard_settings("lockstep")
+        self._check_topics()
+        self._check_groups()
+        cameras = [camera.name for camera in self.cameras]
+        try:
+            check_reset(
+                self.reset_method, cameras, self.command_groups, self.guard_settings("real")
+            )
+        except ValueError as error:
+            raise ValueError(f"robot '{self.name}': {error}") from error
         return self
 
+    def _check_groups(self) -> None:
+        settings = self.guard_settings("real" if self.groups else "lockstep")
+        if not self.groups:
+            return
+        if self.commands != ("arm",):
+            raise ValueError("commands names groups with a twist; leave it out beside groups")
+        if self.kind == "sim" and [group.output for group in self.groups] != ["twist"]:
+            raise ValueError(
+                "groups: a simulated robot obeys one group with a twist; leave groups out, or set "
+                "kind: driver"
+            )
+        try:
+            check_groups(self.command_groups, settings)
+        except ValueError as error:
+            raise ValueError(f"robot '{self.name}': {error}") from error
+
+    def _check_topics(self) -> None:
+        known = [c.topic.name for c in self.cameras]
+        known += [topic.name for topic in (*topics.ROBOT_TOPICS, topics.TELEOP_JOINTS)]
+        for name in self.topics:
+            if name not in known:
+                raise ValueError(
+                    f"topics.{name}: this robot has no such topic to be renamed; it has "
+                    f"{', '.join(known[:4])}, ... (a command's name is its group's topic)"
+                )
+
+    @property
+    def command_groups(self) -> tuple[CommandGroup, ...]:
+        """The groups, every one with its dimensions; without `groups` a twist of them all."""
+        groups = self.groups or tuple(CommandGroup(name=name) for name in self.commands)
+        return complete(groups, self.space)
+
+    @property
+    def reset_method(self) -> AnyReset:
+        """How it is reset, with the default filled in."""
+        default = SimulatorReset() if self.kind == "sim" else PersonReset()
+        return default if self.reset is None else self.reset
+
+    @property
+    def remaps(self) -> dict[str, str]:
+        """Absolute topic name of efm -> the driver's, for every process that knows the robot."""
+        renamed = dict(self.topics)
+        for group in self.command_groups:
+            if group.topic:
+                renamed[topics.command(group.name, group.output).name] = group.topic
+        return {f"/{self.name}/{name}": driver for name, driver in renamed.items()}
+
     def guard_settings(self, clock: Clock) -> GuardSettings:
-        """What this robot's guard enforces. Raises pydantic.ValidationError."""
-        return GuardSettings(space=self.space, clock=clock, **self.guard)
+        """What this robot's guard enforces. Raises pydantic.ValidationError.
+
+        Without a `step_period` of its own the guard steps as often as its fastest group asks.
+        """
+        fields = dict(self.guard)
+        rates = [group.rate for group in self.groups if group.rate is not None]
+        if rates:
+            fields.setdefault("step_period", min(1.0 / max(rates), 0.1))
+        return GuardSettings(space=self.space, clock=clock, **fields)
 
     def world_options(self) -> dict[str, Any]:
         """Fields of the simulator's world (sim kind)."""
@@ -100,6 +179,10 @@ class FleetDescription(BaseModel):
     clock: "lockstep" (the world waits for answers) or "real". data_dir, models_dir: relative
     paths are below the working directory. backend: what runs the network. reserve_mb: free disk
     space below which no episode starts, MB. trainer: whether a trainer process runs along.
+    monitor: whether a process draws every robot's `monitor/markers`, viewer or not.
+    shared: roles of which one process serves all robots, where the machine is short of cores; else
+        every robot has a process of its own, and one that dies takes no other robot with it.
+    parameters: of the processes that serve all robots, as in docs/parameters.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +194,12 @@ class FleetDescription(BaseModel):
     backend: Literal["auto", "torch", "onnx"] = "auto"
     reserve_mb: Annotated[float, Field(ge=0.0)] = 1000.0
     trainer: bool = False
+    monitor: bool = False
+    parameters: Mapping[Literal["fleet", "inference", "trainer", "monitor"], Parameters] = Field(
+        default_factory=dict
+    )
     robots: Annotated[tuple[RobotDescription, ...], Field(min_length=1)]
+    shared: tuple[SharedRole, ...] = ()
     _path: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
@@ -120,6 +208,14 @@ class FleetDescription(BaseModel):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"robot name '{repeated[0]}' appears twice; each must be unique")
+        if len(set(self.shared)) != len(self.shared):
+            raise ValueError(f"shared: a role appears twice in {list(self.shared)}")
+        for robot in self.robots:
+            if self.clock == "lockstep" and moves(robot.reset_method):
+                raise ValueError(
+                    f"robot '{robot.name}': reset.kind pose and reverse move the arm by the clock; "
+                    "set clock: real, or use simulator, policy, person or none"
+                )
         return self
 
     @property
@@ -179,97 +275,3 @@ def _explain(path: Path, error: ValidationError) -> str:
     more = error.error_count() - 1
     others = f" (and {more} more)" if more else ""
     return f"{path}: {field or 'fleet'}: {message}{others}"
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """One process: a unique name, a console script, its arguments, its robot (None = fleet's)."""
-
-    name: str
-    executable: str
-    args: tuple[str, ...]
-    robot: str | None = None
-
-
-def processes(fleet: FleetDescription, run_dir: Path | None = None) -> list[ProcessSpec]:
-    """Everything that a fleet runs: one simulator, guard and manager per robot, one inference.
-
-    run_dir: folder of the run (logs, state); default `runs/<fleet name>`. Raises FleetError for
-    a fleet that was not read from a file.
-    """
-    folder = (run_dir or Path("runs") / fleet.name).absolute()
-    common = {"fleet": str(fleet.path), "run_dir": str(folder)}
-    specs = [ProcessSpec("fleet", "efm_fleet", _ros_args(common))]
-    for robot in fleet.robots:
-        specs += _robot_processes(fleet, robot, common)
-    specs.append(ProcessSpec("inference", "efm_inference", _ros_args(common)))
-    if fleet.trainer:
-        specs.append(ProcessSpec("trainer", "efm_trainer", _ros_args(common)))
-    return specs
-
-
-def _robot_processes(
-    fleet: FleetDescription, robot: RobotDescription, common: Mapping[str, str]
-) -> list[ProcessSpec]:
-    parameters: dict[str, Any] = {**common, "robot": robot.name}
-    specs = []
-
-    def add(role: str, executable: str, values: Mapping[str, Any]) -> None:
-        args = _ros_args(values, namespace=f"/{robot.name}")
-        specs.append(ProcessSpec(f"{robot.name}_{role}", executable, args, robot.name))
-
-    if robot.kind == "sim":
-        add("sim", "efm_sim_robot", _simulator_parameters(fleet, robot))
-    add("guard", "efm_guard", parameters)
-    add("manager", "efm_episode_manager", _manager_parameters(fleet, robot))
-    if robot.demonstrator:
-        add("demonstrator", "efm_demonstrator", _demonstrator_parameters(robot))
-    return specs
-
-
-def _simulator_parameters(fleet: FleetDescription, robot: RobotDescription) -> dict[str, Any]:
-    return {
-        "clock": fleet.clock,
-        "world": json.dumps(robot.world_options()),
-        "camera": robot.cameras[0].name,
-        "command_group": robot.commands[0],
-        "seed": robot.seed,
-    }
-
-
-def _manager_parameters(fleet: FleetDescription, robot: RobotDescription) -> dict[str, Any]:
-    return {
-        "fleet": fleet.name,
-        "data_dir": str(fleet.data_dir.absolute()),
-        "clock": fleet.clock,
-        "cameras": [camera.name for camera in robot.cameras],
-        "commands": list(robot.commands),
-        "action_space": robot.space.model_dump_json(),
-        "operator_source": robot.operator,
-        # A parameter can't be an empty list: its type would be unknown.
-        "instructions": list(robot.instructions) or [""],
-        "reserve_mb": fleet.reserve_mb,
-    }
-
-
-def _demonstrator_parameters(robot: RobotDescription) -> dict[str, Any]:
-    box = robot.guard_settings("lockstep").workspace
-    corners = [[float(box[axis][side]) for axis in ("x", "y") if axis in box] for side in (0, 1)]
-    values: dict[str, Any] = {
-        "control_hz": robot.space.rate,
-        "speed_limit": max(max(-d.low, d.high) for d in robot.space.dims) * robot.space.rate,
-        "seed": robot.seed,
-    }
-    if len(corners[0]) == 2:
-        values["workspace_low"], values["workspace_high"] = corners
-    return values
-
-
-def _ros_args(parameters: Mapping[str, Any], namespace: str = "") -> tuple[str, ...]:
-    args = ["--ros-args"]
-    if namespace:
-        args += ["-r", f"__ns:={namespace}"]
-    for name, value in parameters.items():
-        # JSON is YAML: quoted, a path or a number stays the string that it is.
-        args += ["-p", f"{name}:={json.dumps(value)}"]
-    return tuple(args)

@@ -27,6 +27,10 @@ from efm_core.limits import GuardSettings, cap_cartesian
 
 __all__ = ["Fault", "Guard", "GuardReport", "GuardSettings", "Source"]
 
+OPERATOR_SECONDS = 2.0
+"""Real time: a takeover without a command for so long ends with its episode."""
+_LATE = 0.02
+"""A timer's step may come so many s late, and the hold takes its way too."""
 _ENDING = Choice(reason="phase ending")
 
 
@@ -39,6 +43,7 @@ class Guard:
         self._lockstep = settings.clock == "lockstep"
         # A command stands until the timer's next step: what would run out before runs out now.
         self._stands = 0.0 if self._lockstep else settings.step_period
+        self._early = 0.0 if self._lockstep else settings.step_period + _LATE
         self._inbox = Inbox(settings)
         self._motion = GuardMotion(settings)
         self._phase, self._episode, self._mode = "idle", "", ""
@@ -49,6 +54,7 @@ class Guard:
         self._stale = self._camera = Fault.NONE
         self._pose_stamp: int | None = None
         self._taken_over = False
+        self._operator_at = -np.inf
         self._early_tick: tuple[str, int | None] = ("", None)
         self._forget_episode()
 
@@ -62,6 +68,11 @@ class Guard:
             self._tick_stamp = self._early_tick[1]
 
     @property
+    def runs_out(self) -> float:
+        """s after its receipt at which a chunk must be followed by a step, to hold in time."""
+        return self._inbox.validity - _LATE
+
+    @property
     def counts(self) -> Counter[str]:
         """How many inputs were accepted or dropped, by reason."""
         return self._inbox.counts
@@ -69,27 +80,54 @@ class Guard:
     # ---- what the episode manager and the fleet say ------------------------------------------
 
     def on_episode_status(
-        self, phase: str, episode_id: str, now: float, mode: str = ""
+        self, phase: str, episode_id: str, now: float, mode: str = "", age: float = 0.0
     ) -> GuardReport | None:
-        """episode/status: a new id forgets everything of the old episode."""
-        self._status_at = now
+        """episode/status: a new id forgets everything of the old episode.
+
+        age: s since it arrived; it may have waited until something woke the node. In real time a
+        repetition gets no report of its own: the timer's steps go on.
+        """
+        news = (phase, episode_id, mode) != (self._phase, self._episode, self._mode)
+        news = news or self._lockstep or self._stale is not Fault.NONE
+        self._status_at = now - age
         self._revive(now)
+        if phase == "resetting" and self._phase != phase:
+            self._begin_reset()
         self._phase, self._mode = phase, mode
         early = None
         if episode_id != self._episode:
             self._episode = episode_id
             self._forget_episode()
+            # Whoever is there gives it back, or goes on sending; who was killed does neither.
+            if not self._lockstep and now - self._operator_at > OPERATOR_SECONDS:
+                self._taken_over = False
             early, self._inbox.early = self._inbox.early, None
         if early is not None and early.episode_id == episode_id:
             age = early.age + now - early.received
             return self.on_chunk(early.stamp_ns, episode_id, early.values, now, age)
         if phase == "ending" and self._lockstep:
             return self._enter_ending()
-        return self._react(now)
+        return self._react(now) if news else None
 
-    def on_fleet_stopped(self, stopped: bool, now: float) -> GuardReport | None:
-        """/fleet/stopped: True latches; only True and then False releases, for a new episode."""
-        self._fleet_at = now
+    def _begin_reset(self) -> None:
+        """A reset has no episode's id: what an earlier one left behind must not bar it for ever.
+
+        It follows a person's start or help, and nothing of it moves while a stop is latched.
+        """
+        if self._barred == "":
+            self._barred = None
+        if self._episode == "":
+            self._fault, self._fault_reason = Fault.NONE, ""
+
+    def on_fleet_stopped(
+        self, stopped: bool, now: float, age: float = 0.0
+    ) -> GuardReport | None:
+        """/fleet/stopped: True latches; only True and then False releases, for a new episode.
+
+        age: s since it arrived, as for `on_episode_status`.
+        """
+        self._fleet_at = now - age
+        news = self._lockstep or self._stale is not Fault.NONE or self._stopped or self._latched
         self._revive(now)
         if stopped:
             self._fleet_seen_stopped = True
@@ -103,7 +141,7 @@ class Guard:
             self._latched = False
         self._stopped = False
         self._fleet_seen_stopped = False
-        return self._react(now)
+        return self._react(now) if news else None
 
     def on_stop(self, now: float) -> GuardReport | None:
         """A stop request: holds at once, latched until the fleet said stopped and then cleared.
@@ -177,7 +215,7 @@ class Guard:
         command = self._inbox.manual(stamp_ns, values, now)
         if command is None:
             return None
-        self._inbox.teleop = command
+        self._inbox.teleop, self._operator_at = command, now
         if not self._teleop_rules():
             return None
         if self._lockstep and self._is_answered(stamp_ns):
@@ -199,7 +237,7 @@ class Guard:
         """
         if active == self._taken_over:
             return None
-        self._taken_over = active
+        self._taken_over, self._operator_at = active, now
         self._inbox.teleop = None
         if not self._lockstep:
             self._inbox.drop_chunk()
@@ -220,7 +258,10 @@ class Guard:
             return None
         if self._lockstep and self._is_answered(stamp_ns):
             return self._repeat()
-        self._motion.measure(array, now)
+        in_place = self._motion.measure(array, now)
+        if not in_place and self._fault is not Fault.TRACKING:
+            reason = f"the robot is further than {dict(self.settings.max_lag)} from its setpoint"
+            return self.on_fault(Fault.TRACKING, reason, now)
         if not self._lockstep:
             return None
         self._pose_stamp = stamp_ns
@@ -266,7 +307,7 @@ class Guard:
     # ---- what forbids motion -----------------------------------------------------------------
 
     def _watch(self, now: float) -> None:
-        limit = self.settings.stale_after - self._stands
+        limit = self.settings.stale_after - self._early
         if now - self._status_at > limit:
             self._stale = Fault.STALE_STATUS
         elif now - self._fleet_at > limit:
@@ -378,7 +419,7 @@ class Guard:
     # ---- real time: the command for now ------------------------------------------------------
 
     def _choose_at(self, now: float) -> Choice:
-        deadman = self.settings.deadman - self._stands
+        deadman = self.settings.deadman - self._early
         if self._teleop_rules():
             command = self._inbox.teleop
             if command is None or now - command.received >= deadman:

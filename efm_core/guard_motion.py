@@ -52,6 +52,13 @@ class GuardMotion:
         self._limiter = MotionLimiter(
             space, *limits, *position_box(space, settings.workspace), step
         )
+        box = np.array(position_box(space, settings.workspace))
+        # What must be known before anything moves: every dimension that has a place to keep to.
+        self._kept = np.isfinite(box).any(axis=0)
+        if self._absolute:  # what may be asked for: targets inside the box
+            self._low, self._high = box
+        self._planned = step
+        self._max_lag = np.array([settings.max_lag.get(n, np.inf) for n in space.names])
         self._before = self._limiter.save()
         self._stepped_at = self._placed_at = self._measured_at = -np.inf
         self.position = np.full(space.size, np.nan)
@@ -65,19 +72,28 @@ class GuardMotion:
         """In lockstep the robot stood still between two episodes; in real time it goes on."""
         if self._lockstep:
             self._limiter.reset()
-        elif self._absolute:  # begin from where the robot is, not from where it was sent
+        elif self._absolute and not self._limiter.velocity.any():
+            # begin from where the robot is, not from where it was sent
             self.position = np.full(self._space.size, np.nan)
 
-    def measure(self, position: NDArray[np.float64], now: float) -> None:
-        """A measured position (D,)."""
-        if self._lockstep or not self._absolute or not self.located:
-            self.position, self._placed_at = position, now
+    def measure(self, position: NDArray[np.float64], now: float) -> bool:
+        """A measured position (D,); whether the robot is where it was sent.
+
+        If it is not (`max_lag`), the setpoint goes to where it is and the motion ends.
+        """
         self._measured_at = now
+        follows = self._lockstep or not self._absolute or not self.located
+        strays = not follows and bool((np.abs(position - self.position) > self._max_lag).any())
+        if strays:
+            self._limiter.reset()
+        if follows or strays:
+            self.position, self._placed_at = position, now
+        return not strays
 
     @property
     def located(self) -> bool:
-        """Whether the position is known in every dimension."""
-        return not bool(np.isnan(self.position).any())
+        """Whether the position is known in every dimension that has limits of its own."""
+        return not bool(np.isnan(self.position[self._kept]).any())
 
     def may_move(self, now: float) -> bool:
         """Whether the position is known well enough to keep the limits (real: and fresh)."""
@@ -92,7 +108,8 @@ class GuardMotion:
             return None
         burst = self._limiter.burst
         elapsed = min(max(now - self._stepped_at, 0.0), burst)
-        since = min(max(now - self._placed_at, 0.0), burst)
+        # A driver of positions stays where it was sent last; braking was planned for that long.
+        since = min(max(now - self._placed_at, 0.0), self._planned if self._absolute else burst)
         self.position = self.position + self._limiter.velocity * since
         self._stepped_at = self._placed_at = now
         return self._execute(choice, elapsed, None)
@@ -114,7 +131,7 @@ class GuardMotion:
         if self._absolute and not self.located:
             return None
         resting = self.position if self._absolute else self._zero
-        return _report(choice, resting.copy(), self._zero.copy(), False, None)
+        return _report(choice, resting.copy(), self._zero.copy(), self.position, False, None)
 
     def _execute(self, choice: Choice, elapsed: float, stamp: int | None) -> GuardReport:
         asked = choice.values
@@ -124,10 +141,11 @@ class GuardMotion:
             reach = self._limiter.approach(asked - self.position)
             safe = np.where(np.abs(wanted) > np.abs(reach), reach, wanted)
         velocity = self._limiter.move(safe, self.position, elapsed)
-        modified = asked is not None and bool(
-            (velocity != wanted).any() or (self._clipped(asked) != asked).any()
-        )
-        if asked is not None and not modified:
+        clipped = asked is not None and bool((self._clipped(asked) != asked).any())
+        slowed = asked is not None and bool((velocity != wanted).any())
+        # A target says where to be, not how fast: the way there is the robot's dynamics.
+        modified = clipped or (slowed and not self._absolute)
+        if asked is not None and not clipped and not slowed:
             executed = asked.copy()
         elif self._absolute:
             executed = self.position + velocity * self._period
@@ -135,7 +153,7 @@ class GuardMotion:
             executed = velocity / self._space.rate
         if self._absolute and self._lockstep:
             self.position = executed
-        return _report(choice, executed, velocity, modified, stamp)
+        return _report(choice, executed, velocity, self.position, modified, stamp)
 
     def _clipped(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         result: NDArray[np.float64] = np.minimum(np.maximum(values, self._low), self._high)
@@ -157,6 +175,7 @@ def _report(
     choice: Choice,
     executed: NDArray[np.float64],
     velocity: NDArray[np.float64],
+    position: NDArray[np.float64],
     modified: bool,
     stamp: int | None,
 ) -> GuardReport:
@@ -171,4 +190,5 @@ def _report(
         chunk_age=choice.chunk_age,
         point_index=choice.point_index,
         reasons=tuple(reason for reason in reasons if reason),
+        position=position.copy(),
     )

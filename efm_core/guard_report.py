@@ -31,6 +31,7 @@ class Fault(IntEnum):
     SECOND_PUBLISHER = 7
     STALE_CAMERA = 8
     FROZEN_CAMERA = 9
+    TRACKING = 10
 
     @property
     def termination_reason(self) -> str:
@@ -44,8 +45,12 @@ class GuardReport:
 
     stamp_ns: the observation's stamp that this answers; None = stamp with the time of sending.
     executed: float64 (D,), action-space units (per tick for deltas, targets otherwise).
-    velocity: float64 (D,), unit/s, the command. modified: whether limits changed what was asked.
+    velocity: float64 (D,), unit/s, the command.
+    modified: whether limits changed what was asked: a delta, or a target itself. How fast a target
+        is approached is no such change, but the robot's dynamics.
     chunk_age: s since the chunk's receipt, -1 without one. point_index: -1 without one.
+    position: float64 (D,), where the dimensions shall be now (absolute: the setpoint) or are as
+    far as known (delta), NaN where unknown; None = nothing is known.
     """
 
     stamp_ns: int | None
@@ -57,3 +62,4 @@ class GuardReport:
     chunk_age: float = -1.0
     point_index: int = -1
     reasons: tuple[str, ...] = ()
+    position: NDArray[np.float64] | None = None

@@ -199,6 +199,8 @@ class GuardSettings(BaseModel):
     limits: speed and acceleration of every other dimension.
     max_jump: largest change of an action from one point to the next, by dimension, in units of
         the action space (per tick for deltas); a chunk that jumps further is refused whole.
+    max_lag: absolute targets in real time: how far a dimension may be from its setpoint. Further,
+        something else moves or blocks the robot: a fault, and the setpoint goes to where it is.
     points: how many points of each chunk are executed before the next is due; None = all.
     stale_after: s without episode/status or fleet/stopped until hold. grace: s a chunk stays
         valid beyond its length. max_chunk_age: s, whatever the length.
@@ -214,6 +216,7 @@ class GuardSettings(BaseModel):
     max_acceleration: Positive = 6.0
     limits: Mapping[str, DimLimits] = Field(default_factory=dict)
     max_jump: Mapping[str, Positive] = Field(default_factory=dict)
+    max_lag: Mapping[str, Positive] = Field(default_factory=dict)
     points: Annotated[int, Field(ge=1)] | None = None
     stale_after: Annotated[float, Field(gt=0.0, le=0.5)] = 0.5
     grace: Annotated[float, Field(ge=0.0, le=0.05)] = 0.05
@@ -227,9 +230,10 @@ class GuardSettings(BaseModel):
     def _consistent(self) -> GuardSettings:
         dimension_limits(self.space, self.max_speed, self.max_acceleration, self.limits)
         position_box(self.space, self.workspace)
-        unknown = set(self.max_jump) - set(self.space.names)
-        if unknown:
-            raise ValueError(f"max_jump names {sorted(unknown)}, not among {self.space.names}")
+        for field, named in (("max_jump", self.max_jump), ("max_lag", self.max_lag)):
+            unknown = set(named) - set(self.space.names)
+            if unknown:
+                raise ValueError(f"{field} names {sorted(unknown)}, not among {self.space.names}")
         if self.points is not None and self.points > self.space.chunk:
             raise ValueError(f"points={self.points} exceeds the chunk of {self.space.chunk}")
         resting = self.space.kind == "absolute" or all(

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
+from efm_core import camera_pixels
 from efm_core.actions import ActionSpace
 from efm_core.observation import Decision
 
@@ -28,6 +30,7 @@ _Bool = _T["std_msgs/msg/Bool"]
 _Empty = _T["std_msgs/msg/Empty"]
 _Float32 = _T["std_msgs/msg/Float32"]
 _Image = _T["sensor_msgs/msg/Image"]
+_CompressedImage = _T["sensor_msgs/msg/CompressedImage"]
 _JointState = _T["sensor_msgs/msg/JointState"]
 _JointTrajectory = _T["trajectory_msgs/msg/JointTrajectory"]
 _JointTrajectoryPoint = _T["trajectory_msgs/msg/JointTrajectoryPoint"]
@@ -44,7 +47,6 @@ _KeyValue = _T["diagnostic_msgs/msg/KeyValue"]
 
 _SECOND = 1_000_000_000
 _TWIST_FIELDS = {"x": 0, "y": 1, "z": 2, "rx": 3, "ry": 4, "rz": 5}
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 
 def serialize(msg: Any, type_name: str) -> bytes:
@@ -53,8 +55,14 @@ def serialize(msg: Any, type_name: str) -> bytes:
 
 
 def deserialize(data: bytes, type_name: str) -> Any:
-    """CDR bytes -> typestore message. Raises KeyError for a type the typestore lacks."""
-    return typestore.deserialize_cdr(data, type_name)
+    """CDR bytes -> typestore message.
+
+    Raises KeyError for a type the typestore lacks, ValueError for bytes that are no such message.
+    """
+    try:
+        return typestore.deserialize_cdr(data, type_name)
+    except SerdeError as error:
+        raise ValueError(f"{len(data)} bytes are no {type_name}: {error}") from error
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:
@@ -129,33 +137,22 @@ def image(stamp_ns: int, frame_id: str, rgb: NDArray[np.uint8]) -> Any:
     )
 
 
+def compressed_image(stamp_ns: int, frame_id: str, image_format: str, data: bytes) -> Any:
+    """Bytes of a JPEG or PNG file -> sensor_msgs/CompressedImage; image_format: "jpeg" or "png"."""
+    return _CompressedImage(
+        header=_header(stamp_ns, frame_id),
+        format=image_format,
+        data=np.frombuffer(data, dtype=np.uint8),
+    )
+
+
 def read_image(msg: Any) -> NDArray[np.uint8]:
-    """A sensor_msgs/Image -> uint8 (H, W, 3), RGB; a view of the message's bytes.
+    """A sensor_msgs/Image or CompressedImage -> uint8 (H, W, 3), RGB.
 
-    rgb8 and bgr8 (channels reversed by strides) are not copied, mono8 is broadcast to three
-    equal channels (read only). Raises ValueError naming encoding, step or data length.
+    See `efm_core.camera_pixels.decode`, which robot and trainer share. Raises ValueError naming
+    the field that is wrong.
     """
-    if msg.encoding not in _CHANNELS:
-        raise ValueError(
-            f"image encoding '{msg.encoding}' is not understood; "
-            f"have the camera publish one of {', '.join(_CHANNELS)}"
-        )
-    return pixels(msg.data, msg.height, msg.width, msg.encoding, msg.step)
-
-
-def pixels(data: Any, height: int, width: int, encoding: str, step: int) -> NDArray[np.uint8]:
-    """Raw bytes of an image of a known encoding -> uint8 (H, W, 3) view; see `read_image`."""
-    channels = _CHANNELS[encoding]
-    flat = np.frombuffer(data, dtype=np.uint8)
-    if step < width * channels or flat.size != height * step:
-        raise ValueError(
-            f"image data holds {flat.size} bytes, expected height x step = {height} x {step} with "
-            f"step >= width x channels = {width} x {channels}; the picture is cut or mislabelled"
-        )
-    rows = flat.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
-    if encoding == "bgr8":
-        return rows[:, :, ::-1]
-    return np.broadcast_to(rows, (height, width, 3)) if channels == 1 else rows
+    return camera_pixels.decode(msg)
 
 
 def action_chunk(stamp_ns: int, episode_id: str, space: ActionSpace, values: ArrayLike) -> Any:
@@ -227,11 +224,13 @@ def decision(
     latency: float,
     deadline_missed: bool,
     offsets: Mapping[str, float],
+    digests: Mapping[str, int] | None = None,
 ) -> Any:
     """What the policy sampled: named scalars with frame_id = policy version.
 
-    latency: s from the image's receipt to the answer. offsets: stamp of each further input minus
-    the decision's, in s.
+    latency: s from the image's receipt to the answer; the scalar `inference` is the model's share
+    of it. offsets: stamp of each further input minus the decision's, in s. digests (real time):
+    camera -> checksum of the picture used.
     """
     bins = np.asarray(decision.bins).reshape(-1)
     scalars = dict(zip(bin_names(space), bins.astype(np.float64).tolist(), strict=True))
@@ -239,9 +238,23 @@ def decision(
     scalars["entropy"] = decision.entropy
     scalars["temperature"] = decision.temperature
     scalars["latency"] = latency
+    scalars["inference"] = decision.seconds
     scalars["deadline_missed"] = float(deadline_missed)
-    scalars.update({f"offset/{name}": value for name, value in offsets.items()})
+    scalars.update(_inputs(offsets, digests or {}))
     return named_scalars(stamp_ns, policy_version, scalars)
+
+
+def _inputs(offsets: Mapping[str, float], digests: Mapping[str, int]) -> dict[str, float]:
+    """What an answer was made from, as scalars; a checksum of 32 bits fits a float64."""
+    named = {f"offset/{name}": value for name, value in offsets.items()}
+    return {**named, **{f"digest/{name}": float(value) for name, value in digests.items()}}
+
+
+def read_inputs(scalars: Mapping[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+    """The scalars of policy/decision or reward/state -> (offsets in s, digests), by input."""
+    offsets = {n[7:]: v for n, v in scalars.items() if n.startswith("offset/")}
+    digests = {n[7:]: int(v) for n, v in scalars.items() if n.startswith("digest/")}
+    return offsets, digests
 
 
 def read_decision(msg: Any, space: ActionSpace) -> tuple[str, Decision]:
@@ -298,14 +311,25 @@ def read_executed(scalars: Mapping[str, float], space: ActionSpace) -> NDArray[n
 
 
 def reward_state(
-    stamp_ns: int, version: str, mean: float, std: float, reward: float, success: bool
+    stamp_ns: int,
+    version: str,
+    mean: float,
+    std: float,
+    reward: float,
+    success: bool,
+    offsets: Mapping[str, float] | None = None,
+    digests: Mapping[str, int] | None = None,
 ) -> Any:
-    """reward/state: steps-to-go and its deviation, reward (steps), success; frame_id = version."""
+    """reward/state: steps-to-go and its deviation, reward (steps), success; frame_id = version.
+
+    offsets, digests (real time): as in `decision`.
+    """
     scalars = {
         "steps_to_go": mean,
         "steps_to_go_std": std,
         "reward": reward,
         "success": float(success),
+        **_inputs(offsets or {}, digests or {}),
     }
     return named_scalars(stamp_ns, version, scalars)
 
@@ -345,10 +369,14 @@ def twist_from_action(stamp_ns: int, space: ActionSpace, velocity: ArrayLike) ->
 
 
 def action_from_twist(msg: Any, space: ActionSpace) -> NDArray[np.float64]:
-    """A TwistStamped -> velocities, float64 (D,), unit/s, of the space's dimensions."""
+    """A TwistStamped -> velocities, float64 (D,), unit/s, of the space's dimensions.
+
+    0 for a dimension that is not named like a part of a twist: of a gripper it says nothing.
+    """
     linear, angular = msg.twist.linear, msg.twist.angular
     values = (linear.x, linear.y, linear.z, angular.x, angular.y, angular.z)
-    return np.array([values[_twist_field(name)] for name in space.names], dtype=np.float64)
+    fields = [_TWIST_FIELDS.get(name) for name in space.names]
+    return np.array([0.0 if i is None else values[i] for i in fields], dtype=np.float64)
 
 
 def _twist_field(name: str) -> int:
@@ -379,6 +407,11 @@ def read_position(msg: Any) -> NDArray[np.float64]:
     """The position of a PoseStamped, float64 (3,), m, in its frame."""
     p = msg.pose.position
     return np.array([p.x, p.y, p.z], dtype=np.float64)
+
+
+def read_pose_scalars(msg: Any) -> dict[str, float]:
+    """A PoseStamped -> ee_x, ee_y, ee_z in m, as an observation's state calls them."""
+    return dict(zip(("ee_x", "ee_y", "ee_z"), read_position(msg).tolist(), strict=True))
 
 
 def status(

@@ -38,12 +38,14 @@ class Decision:
         sampled (after temperature), summed over the tokens.
     entropy: entropy in nats of that distribution, averaged over the tokens.
     temperature: the sampling temperature; 0 means greedy.
+    seconds: what the model took for the batch that this decision came in; 0 where nobody measured.
     """
 
     bins: NDArray[np.int64]
     log_prob: float
     entropy: float
     temperature: float
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Which checkpoints there are, and which of them are in force.
 
-A folder of versions with the aliases champion, candidate and previous beside them: each alias is
-a file that holds a version's name and is replaced by rename, so a reader sees the old or the new
-name and never half of one.
+A folder of versions with the aliases champion, candidate, best and previous beside them: each
+alias is a file that holds a version's name and is replaced by rename, so a reader sees the old or
+the new name and never half of one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from efm_core.checkpoint import (
     verify_checkpoint,
 )
 
-Alias = Literal["champion", "candidate", "previous"]
-ALIASES: tuple[Alias, ...] = ("champion", "candidate", "previous")
+Alias = Literal["champion", "candidate", "best", "previous"]
+ALIASES: tuple[Alias, ...] = ("champion", "candidate", "best", "previous")
 
 
 class RegistryError(ValueError):

@@ -5,6 +5,7 @@ The recorder, the nodes, the in-process writer and the documentation read this o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,13 +20,15 @@ class Topic:
 
     qos: "image" (keep last 1; reliable in simulation and lockstep, best effort otherwise),
         "reliable" (depth 10), "latched" (reliable, transient local, depth 1).
-    recorded: whether it belongs in every episode's bag.
+    recorded: whether it belongs in every episode's bag. stamped: whether its header, if it has
+        one, holds the time of each message (a trajectory for a driver bears 0 = begin at once).
     """
 
     name: str
     type: str
     qos: Qos = "reliable"
     recorded: bool = True
+    stamped: bool = True
 
 
 NAMED_SCALARS = "sensor_msgs/msg/JointState"
@@ -40,6 +43,9 @@ POLICY_STATUS = Topic("policy/status", STATUS, "latched")
 REWARD_STATUS = Topic("reward/status", STATUS, "latched")
 GUARD_STATE = Topic("guard/state", NAMED_SCALARS)
 TELEOP_TWIST = Topic("teleop/twist", "geometry_msgs/msg/TwistStamped")
+TELEOP_JOINTS = Topic("teleop/joint_positions", NAMED_SCALARS)
+RESET_TRAJECTORY = Topic("reset/joint_trajectory", ACTION_CHUNK.type, recorded=False)
+"""Motion of a reset, one point at a time, laid out like an action chunk; the guard executes it."""
 RESET_STATUS = Topic("reset/status", STATUS, "latched")
 REWARD_STATE = Topic("reward/state", NAMED_SCALARS)
 REWARD_STEPS_TO_GO = Topic("reward/steps_to_go", "std_msgs/msg/Float32")
@@ -61,9 +67,30 @@ def camera(name: str, compressed: bool = False) -> Topic:
     return Topic(f"camera/{name}/image_raw", "sensor_msgs/msg/Image", "image")
 
 
+COMMAND_TYPES = {
+    "twist": "geometry_msgs/msg/TwistStamped",
+    "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
+    "positions": "std_msgs/msg/Float64MultiArray",
+    "velocities": "std_msgs/msg/Float64MultiArray",
+    "gripper": "std_msgs/msg/Float64MultiArray",
+}
+"""Kinds of commands (`efm_core.command_groups.Output`) -> type of their message."""
+
+
+def command(group: str, output: str = "twist") -> Topic:
+    """The command topic of a group: `command/<group>/<output>`, a gripper's `command/<group>`.
+
+    Raises ValueError for an unknown kind of output.
+    """
+    if output not in COMMAND_TYPES:
+        raise ValueError(f"command output '{output}' is none of {', '.join(COMMAND_TYPES)}")
+    name = f"command/{group}" if output == "gripper" else f"command/{group}/{output}"
+    return Topic(name, COMMAND_TYPES[output], stamped=output == "twist")
+
+
 def twist_command(group: str) -> Topic:
     """The velocity command topic of a command group (metres per second, robot base frame)."""
-    return Topic(f"command/{group}/twist", "geometry_msgs/msg/TwistStamped")
+    return command(group)
 
 
 ROBOT_TOPICS: tuple[Topic, ...] = (
@@ -72,6 +99,11 @@ ROBOT_TOPICS: tuple[Topic, ...] = (
     REWARD_SUCCESS, EPISODE_STATUS, EPISODE_TICK, TRUTH_STATE, TRUTH_SUCCESS,
 )  # fmt: skip
 """All topics but cameras and commands, whose names depend on the robot's description."""
+
+
+def remap_rules(remaps: Mapping[str, str]) -> list[str]:
+    """Topic names -> the words of a command line that rename them, to follow `--ros-args`."""
+    return [word for name, driver in remaps.items() for word in ("-r", f"{name}:={driver}")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +115,7 @@ class FleetTopics:
     POLICY_VERSION: str = "/fleet/policy_version"  # std_msgs/String, latched
     PLAN: str = "/fleet/plan"  # std_msgs/String, latched: EpisodePlan as JSON
     STATUS: str = "/fleet/status"  # diagnostic_msgs/DiagnosticArray, latched
+    HEARTBEAT: str = "/fleet/heartbeat"  # diagnostic_msgs/DiagnosticArray: docs/lifecycle.md
     TRAINER_STATUS: str = "/trainer/status"  # diagnostic_msgs/DiagnosticArray, latched
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from efm_core.episode import Outcome
 from efm_core.plan import EpisodePlan
 from efm_episode_manager.core import Core, Outside
-from efm_episode_manager.course import Course
+from efm_episode_manager.course import SUSPECT_SECONDS, Course
 from efm_episode_manager.opening import new_session
 from efm_episode_manager.plans import PlanProgress
 from efm_episode_manager.session import Session
@@ -24,14 +24,19 @@ _log = logging.getLogger(__name__)
 
 LIVE = frozenset({Phase.READY, Phase.RUNNING, Phase.ENDING, Phase.PAUSED})
 """Phases of an episode in which everybody it needs must be heard."""
+_INACTIVE = "inactive"
 _MOST_SAVING = 1
 """Bags being finished beside a running episode; a slower disk slows the robot."""
 
 
 class Conductor:
-    """Runs the episodes of one robot's plan, one after the other."""
+    """Runs the episodes of one robot's plan, one after the other.
 
-    def __init__(self, settings: ManagerSettings, outside: Outside) -> None:
+    working: whether it may; see `work` and `rest`.
+    """
+
+    def __init__(self, settings: ManagerSettings, outside: Outside, working: bool = True) -> None:
+        self.working = working
         self.core = Core(settings, outside)
         self.course = Course(self.core, self._between)
         stopped = self.core.stop_mark.reason()
@@ -60,7 +65,7 @@ class Conductor:
             core.reason = f"/fleet/plan is not understood: {error}"
             _log.error("%s", core.reason)
             return
-        if core.progress is None or core.progress.plan != plan:
+        if core.progress is None or core.progress.plan != plan or core.progress.closed:
             core.progress = PlanProgress(plan, core.settings.robot, core.settings.data_dir)
             done, total = core.progress.done, core.progress.total
             _log.info("plan %s: %d of %d episodes are saved", plan.plan_id, done, total)
@@ -70,19 +75,21 @@ class Conductor:
     def try_next(self) -> None:
         """Begin the next planned episode if everything it needs is there."""
         core = self.core
-        if self.phase is not Phase.IDLE:
+        if self.phase is not Phase.IDLE or not self.working:
             return
         if core.pause_wanted:
             core.pause_wanted = False
             core.fire(Event.PAUSE)
             return
+        if core.now_s() < self.course.retry_s:
+            return  # until then people can read the reason
         planned = core.progress.next() if core.progress else None
         if core.progress is None or planned is None:
             core.reason = ""
             return
-        session = new_session(core.settings, core.progress.plan, planned)
-        if core.now_s() < self.course.retry_s or self.course.saving > _MOST_SAVING:
+        if self.course.saving > _MOST_SAVING:
             return
+        session = new_session(core.settings, core.progress.plan, planned)
         core.reason = self._obstacle(session)
         if not core.reason:
             self.course.begin(session)
@@ -93,7 +100,7 @@ class Conductor:
         silent = core.liveness.silent(needed, core.now_s())
         if silent:
             return f"waiting for {', '.join(silent)}"
-        if not core.outside.reset_ready():
+        if self.course.lead.needs_scene and not core.outside.reset_ready():
             return "waiting for the robot's reset service"
         if core.scribe.free_space() < core.settings.reserve_bytes:
             return (
@@ -107,7 +114,48 @@ class Conductor:
         core = self.core
         if core.counters.fault_streak >= core.settings.breaker and self.phase is Phase.IDLE:
             self.stop(f"{core.counters.fault_streak} episodes in a row failed ({core.reason})")
+        self._check_failures()
         self.try_next()
+
+    def _check_failures(self) -> None:
+        """The camera was moved, a block is gone, the policy is worse: practice would be in vain."""
+        core, limit = self.core, self.core.settings.failure_breaker
+        if not 0 < limit <= core.counters.failure_streak or self.phase is not Phase.IDLE:
+            return
+        core.reason = (
+            f"{core.counters.failure_streak} practice episodes in a row without success; all are "
+            "kept; look at scene, camera and policy, then call episode/resume (parameter "
+            "failure_breaker)"
+        )
+        _log.error("%s", core.reason)
+        core.counters.failure_streak = 0
+        core.fire(Event.PAUSE)
+
+    # ---- work and rest -----------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Go on with the plan."""
+        self.working = True
+        if self.core.reason == _INACTIVE:
+            self.core.reason = ""
+        self.try_next()
+
+    def rest(self) -> None:
+        """End the episode that goes on and begin no other; a stop or a call for help stays."""
+        self.working = False
+        core, session = self.core, self.core.session
+        if session is not None and self.phase in (Phase.RESETTING, Phase.READY):
+            self.course.withdraw()
+        elif session is not None:
+            self.course.fault(self._missing(session))
+        if self.phase is Phase.IDLE:
+            core.reason = _INACTIVE
+        core.publish_status()
+
+    def _missing(self, session: Session) -> str:
+        """Who was not heard lately: most likely why the robot is brought down."""
+        party, seconds = self.core.liveness.quietest(self._watched(session), self.core.now_s())
+        return party if seconds > SUSPECT_SECONDS else "deactivated"
 
     # ---- stop, pause, help -------------------------------------------------------------------
 
@@ -134,12 +182,16 @@ class Conductor:
 
     def resume(self) -> None:
         """Go on after a pause; a lockstep world asks again by itself."""
+        if self.core.session is None:
+            self.core.reason = ""
+            self.course.lead.tended()
         self.core.fire(Event.RESUME)
         self.try_next()
 
     def help_done(self) -> None:
         """A person has put the robot right."""
         self.core.reason = ""
+        self.course.lead.helped()
         self.core.fire(Event.HELP_DONE)
         self.try_next()
 
@@ -147,15 +199,15 @@ class Conductor:
 
     def poll(self) -> None:
         """Call several times per second: everything that is due by time."""
-        core, settings, session = self.core, self.core.settings, self.live_session
-        now = core.now_s()
+        core, session = self.core, self.live_session
+        if not self.working:
+            return
         if self.phase is Phase.IDLE:
             self.try_next()
         elif self.phase is Phase.RESETTING:
-            if self.course.reset_overdue:
-                self.course.reset_refused(f"no news of it within {settings.reset_s:g} s")
+            self.course.lead.poll()
         elif session is not None:
-            self._watch(session, now)
+            self._watch(session, core.now_s())
 
     def _watch(self, session: Session, now: float) -> None:
         core, settings = self.core, self.core.settings
@@ -164,18 +216,30 @@ class Conductor:
             return
         silent = core.liveness.silent(self._watched(session), now)
         if core.disk_error:
-            core.reason, core.disk_error = f"recording failed: {core.disk_error}", ""
-            self.course.fault("disk", Outcome.FAULT)
+            self._disk_failed()
         elif silent:
             core.liveness.forget(silent[0])
             self.course.fault(silent[0])
         elif self.phase is Phase.READY:
             self._watch_ready(session, now - core.entered_s)
         elif settings.lockstep and self.phase in (Phase.RUNNING, Phase.ENDING):
-            if now - core.progressed_s > settings.stall_s:
+            person = session.taken_over or (
+                not session.needs_policy and settings.operator_source == "person"
+            )
+            if now - core.progressed_s > (settings.operator_s if person else settings.stall_s):
                 self.course.fault("stalled")
         elif not settings.lockstep:
             self._watch_real_time(session, now - core.entered_s)
+
+    def _disk_failed(self) -> None:
+        """The disk refused a message: end the episode, and say why until the next one tries."""
+        why, self.core.disk_error = f"recording failed: {self.core.disk_error}", ""
+        if self.phase is Phase.READY:
+            self.course.abandon(why)
+        else:
+            _log.error("%s", why)
+            self.course.put_off(why)
+            self.course.fault("disk", Outcome.FAULT)
 
     def _watch_ready(self, session: Session, waited: float) -> None:
         """Loading a checkpoint may take long; answering once that is done may not."""
@@ -191,10 +255,10 @@ class Conductor:
         """Who must be heard.
 
         In lockstep the guard speaks when it has something to execute: its silence counts once
-        the policy has answered. (Who demonstrates may take his time: see stall_s.)
+        the policy has answered and no person moves the robot, who may take a break: see operator_s.
         """
         asked = not self.core.settings.lockstep or (
-            session.needs_policy and session.chunk >= session.sent
+            session.needs_policy and session.chunk >= session.sent and not session.taken_over
         )
         return (*session.models, "robot", "fleet", *(("guard",) if asked else ()))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from efm_core import messages, topics
+from efm_core.episode import TopicCounts
 from efm_core.topics import Topic
+from efm_episode_manager.afterwards import LastTake
 from efm_episode_manager.counters import Counters
+from efm_episode_manager.gauges import Gauges
 from efm_episode_manager.liveness import Liveness
 from efm_episode_manager.ownership import StopMark
 from efm_episode_manager.plans import PlanProgress
@@ -59,7 +62,8 @@ class Core:
 
     reason: why nothing goes on, for people. entered_s, progressed_s: steady times (s) at which
     the phase began and a tick last went by. robot_stamp_ns: newest stamp of the robot.
-    pause_wanted: pause before the next episode.
+    reset_status: asked for the pairs that tell of resets. pause_wanted: pause before the next
+    episode. last: the newest episode handed to the disk.
     """
 
     def __init__(self, settings: ManagerSettings, outside: Outside) -> None:
@@ -69,15 +73,31 @@ class Core:
         self.liveness = Liveness(settings.silence_s)
         self.counters = Counters()
         self.stop_mark = StopMark(settings.data_dir, settings.robot)
-        self.scribe = Scribe(settings, recorded_topics(settings.cameras, settings.commands))
+        self.scribe = Scribe(settings, recorded_topics(settings.camera_topics, settings.commands))
         self.progress: PlanProgress | None = None
         self.session: Session | None = None
+        self.last: LastTake | None = None
         self.reason = ""
         self.disk_error = ""
         self.fleet_stopped = False
         self.pause_wanted = False
+        self.reset_status: Callable[[], dict[str, str]] = dict
         self.robot_stamp_ns = 0
         self.entered_s = self.progressed_s = outside.steady_s()
+        shown = [topic.name for topic in settings.camera_topics]
+        shown += [topics.JOINT_STATES.name, topics.EE_POSE.name]
+        self.gauges = Gauges(settings.data_dir, shown, self.entered_s, self._frames)
+
+    def adopt(self, settings: ManagerSettings) -> None:
+        """Other limits from now on."""
+        self.settings = settings
+        self.liveness.limit_s = settings.silence_s
+
+    def _frames(self) -> dict[str, TopicCounts]:
+        start_ns = None
+        if self.session is not None and self.phase in (Phase.RUNNING, Phase.PAUSED, Phase.ENDING):
+            start_ns = self.session.record.start_ns
+        return self.scribe.recorder.pictures(start_ns, self.outside.wall_ns())
 
     @property
     def phase(self) -> Phase:
@@ -102,23 +122,28 @@ class Core:
     def send(self, topic: Topic, message: Any) -> None:
         """Publish on one of the manager's own topics and record what was sent."""
         data = self.outside.send(topic, message)
-        self.record(topic.name, data, self.outside.wall_ns())
+        now_ns = self.outside.wall_ns()
+        self.record(topic.name, data, now_ns, now_ns)
 
-    def record(self, name: str, data: bytes, received_ns: int) -> None:
+    def record(self, name: str, data: bytes, received_ns: int, sent_ns: int = 0) -> None:
         """Hand a message to the recorder; when the disk refuses it, `disk_error` says why."""
         try:
-            self.scribe.recorder.hear(name, data, received_ns)
+            self.scribe.recorder.hear(name, data, received_ns, sent_ns)
         except OSError as error:
             self.disk_error = str(error)
 
     def publish_status(self) -> None:
         """Send `episode/status`."""
-        level = 1 if self.phase in (Phase.NEEDS_HELP, Phase.STOPPED) else 0
+        values = self.status()
+        waits = (
+            self.phase in (Phase.NEEDS_HELP, Phase.STOPPED)
+            or (self.phase is Phase.PAUSED and bool(self.reason))
+            or bool(values.get("waits_for"))
+        )
+        stamp_ns = self.outside.wall_ns()
         self.send(
             topics.EPISODE_STATUS,
-            messages.status(
-                self.outside.wall_ns(), "episode_manager", self.status(), level, self.reason
-            ),
+            messages.status(stamp_ns, "episode_manager", values, int(waits), self.reason),
         )
 
     def status(self) -> dict[str, str]:
@@ -147,5 +172,11 @@ class Core:
             "episodes_total": str(counters.episodes),
             "faults_total": str(counters.faults),
             "success_total": str(counters.successes),
+            "redone_total": str(counters.redone),
+            "discarded_total": str(counters.discarded),
+            "unusable_total": str(counters.unusable),
+            "last_label": self.last.label_text if self.last else "",
+            **self.reset_status(),
+            **self.gauges.values(self.now_s()),
             "reason": self.reason,
         }

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from efm_core import messages, topics
 from efm_core.episode import Outcome
+from efm_episode_manager import cdr
 from efm_episode_manager.core import Core
 from efm_episode_manager.opening import take_start
-from efm_episode_manager.resetting import Reset, ResetNews, scene_for
-from efm_episode_manager.session import Session, TickGrid, Verdict
+from efm_episode_manager.resets.lead import ResetLead
+from efm_episode_manager.session import Purpose, Session, TickGrid, Verdict
 from efm_episode_manager.state_machine import Event, Phase
+from efm_episode_manager.verdicts import Verdicts
 
 _log = logging.getLogger(__name__)
+
+SUSPECT_SECONDS = 0.5
+"""A node that repeats its status at 10 Hz and was not heard for this long is likely gone."""
 
 
 class Course:
@@ -26,10 +31,12 @@ class Course:
     def __init__(self, core: Core, over: Callable[[], None]) -> None:
         self._core = core
         self._over = over
-        self._reset = Reset(core.settings.reset_tries, "")
-        self._reset_stamp = ""
-        cameras = core.settings.cameras
-        self._last_shown = topics.camera(cameras[-1]) if cameras else topics.JOINT_STATES
+        self._verdicts = Verdicts(core)
+        self.lead = ResetLead(core, self._announce)
+        core.reset_status = self.lead.status
+        self._noticed = self.lead.station.listeners(core.settings.reset.method)
+        self._judged = ""
+        self._last_shown = (topics.JOINT_STATES, *core.settings.camera_topics)[-1]
         self._closing: Event | None = None
         self._last_ns = 0
         self._closing_s = 0.0
@@ -41,65 +48,55 @@ class Course:
     def begin(self, session: Session) -> None:
         """Start with a reset."""
         self._core.session = session
-        # What the next tick waits for: the reward, else the picture, the last to be shown.
+        self._wake_for(session)
+        self.lead.begin(session)
+
+    def _wake_for(self, session: Session) -> None:
+        """What the next tick waits for: the reward, else the picture, the last to be shown."""
         cue = topics.REWARD_STATE if session.needs_reward else self._last_shown
         self._core.outside.wake_by(cue.name)
-        self._reset = Reset(self._core.settings.reset_tries, self._reset_stamp)
-        self._core.fire(Event.PLAN)
-        self._try_reset(session)
 
-    def _try_reset(self, session: Session) -> None:
-        core, settings = self._core, self._core.settings
-        request = f"{session.record.episode_id}/{self._reset.attempts + 1}"
-        self._reset.attempt(request, core.now_s() + settings.reset_s)
-        period_ns = round(1e9 / settings.space.rate)
-        earliest = core.robot_stamp_ns + period_ns if settings.lockstep else None
-        core.scribe.recorder.forget_tail()
-        core.outside.request_reset(scene_for(session.planned, request, earliest))
-
-    @property
-    def reset_overdue(self) -> bool:
-        """Whether the present try took too long."""
-        return self._core.now_s() > self._reset.deadline_s
-
-    def reset_refused(self, reason: str) -> None:
-        """The robot did not take the scene, refused to reset, or failed."""
-        core, session = self._core, self._core.session
-        if core.phase is not Phase.RESETTING or session is None:
-            return
-        _log.warning("reset %d of %d: %s", self._reset.attempts, self._reset.tries, reason)
-        if not self._reset.exhausted:
-            self._try_reset(session)
-            return
-        core.reason = (
-            f"the robot did not reset in {self._reset.tries} tries ({reason}); "
-            "put it right, then call episode/reset_done"
-        )
-        core.session = None
-        core.fire(Event.RESET_FAILED)
+    def reset_refused(self, reason: str, request: str) -> None:
+        """The robot did not take the scene of `request`, or refused to reset."""
+        self.lead.scene_refused(reason, request)
 
     def hear_reset_status(self, values: Mapping[str, str]) -> None:
         """`reset/status` was heard."""
-        resetting = self._core.phase is Phase.RESETTING
-        news = self._reset.hear(values) if resetting else ResetNews.NOTHING
-        if values.get("state") == "done":
-            self._reset_stamp = values.get("stamp_ns", "")
-        if news is ResetNews.DONE:
-            self._announce(values)
-        elif news is ResetNews.FAILED:
-            self.reset_refused(values.get("reason") or "the robot gave no reason")
+        if self.lead.hear_status(values) and self._core.session is not None:
+            self.fault("robot")  # it was restarted, or reset by somebody else
+
+    def notice(self, name: str, data: bytes) -> None:
+        """A message of topic `name`, for whoever resets the robot or judges the scene."""
+        listener = self._noticed.get(name)
+        if listener is not None:
+            listener(data)
+        if name == self._judged:
+            self._judge(data)
+
+    def _judge(self, data: bytes) -> None:
+        """What the check of the scene looks at."""
+        session = self._core.session
+        if session is None or self._core.phase is not Phase.READY:
+            self._judged = ""
+        elif session.grid.tick(cdr.stamp_ns(data)) is not None:
+            self.lead.check(session).look(data)
+            self.check_ready()
 
     def _announce(self, values: Mapping[str, str]) -> None:
         """The robot stands at the start: open the bag, then tell everybody."""
         core, session = self._core, self._core.session
         assert session is not None
         try:
-            take_start(session, core.settings, values, self._reset.attempts)
+            take_start(session, core.settings, values, self.lead.attempts)
             core.scribe.open(session, core.settings.data_dir / session.plan.data_set)
         except (ValueError, OSError) as error:
             self.abandon(str(error))
             return
         self._closing, core.disk_error = None, ""
+        self._wake_for(session)  # perhaps it is the reset's own
+        check = self.lead.check(session)
+        check.begin(session)
+        self._judged = check.topic
         core.liveness.expect(("robot", "guard", "fleet", *session.models), core.now_s())
         core.send(topics.INSTRUCTION, messages.text(session.record.instruction))
         if session.grid.tick(core.robot_stamp_ns) is not None:
@@ -113,11 +110,19 @@ class Course:
         core, session = self._core, self._core.session
         if session is None or core.phase is not Phase.READY or not session.ready:
             return
+        wrong = self.lead.check(session).verdict
+        if wrong is None:
+            return
+        if wrong:
+            self._drop(session)
+            self.lead.not_ready(wrong)
+            return
         if not core.settings.lockstep:
             session.record.start_ns = core.outside.wall_ns()
             session.grid = TickGrid(session.record.start_ns, session.record.rate, exact=False)
         core.outside.hurry(False)
         core.fire(Event.FIRST_ANSWERS)
+        self.lead.began(session)
         if core.settings.lockstep:
             self.observed(session.grid.start_ns, success=False)
 
@@ -155,21 +160,38 @@ class Course:
 
     # ---- the end -----------------------------------------------------------------------------
 
+    def _end(self, session: Session, tick: int, outcome: Outcome, reason: str) -> None:
+        """From now on this is the newest take: what a person says after its end is said of it."""
+        session.end(tick, outcome, reason)
+        if not session.discarded and session.purpose is Purpose.EPISODE:
+            self._verdicts.ended(session)
+
     def conclude(self, tick: int, reason: str) -> None:
         """Success at observation `tick`: the arm is held and the still frames recorded."""
         core, session = self._core, self._core.session
         assert session is not None
-        session.end(tick, Outcome.SUCCESS, reason)
+        self._end(session, tick, Outcome.SUCCESS, reason)
         core.fire(Event.CONCLUDED)
         if core.settings.lockstep and session.seen >= tick:
             self._go(session)
 
     def time_out(self, tick: int) -> None:
-        """The limit is reached at observation `tick`."""
+        """The limit is reached at observation `tick`.
+
+        Whoever died less than the manager's patience before it, so that the arm was held at the
+        end, has cut the episode short.
+        """
         core, session = self._core, self._core.session
         assert session is not None
+        needed = [name for name in ("policy", "robot", "guard") if name != "policy" or (
+            session.needs_policy and not session.taken_over
+        )]
+        who, silence_s = core.liveness.quietest(needed, core.now_s())
+        if not core.settings.lockstep and silence_s > SUSPECT_SECONDS:
+            self.fault(who)
+            return
         silent = core.liveness.silent(("reward",), core.now_s())
-        session.end(tick, session.conclusion(reward_alive=not silent), "timeout")
+        self._end(session, tick, session.conclusion(reward_alive=not silent), "timeout")
         self._close(Event.CUT, session.record.end_ns)
 
     def cut(self, outcome: Outcome, reason: str, flush: bool = False) -> None:
@@ -177,7 +199,7 @@ class Course:
         core, session = self._core, self._core.session
         assert session is not None
         if session.ended is None:
-            session.end(session.decisions(core.outside.wall_ns()), outcome, reason)
+            self._end(session, session.decisions(core.outside.wall_ns()), outcome, reason)
         self._close(Event.CUT, session.record.end_ns if flush else 0)
 
     def still_done(self) -> None:
@@ -213,26 +235,43 @@ class Course:
     def _hand_over(self, session: Session) -> None:
         """Finish the bag in the worker; the next episode need not wait for the disk."""
         core, self._core.session = self._core, None
+        self.lead.over(session)
         core.outside.hurry(False)
         self.saving += 1
-        if core.progress is not None and core.progress.plan == session.plan:
+        if self._counts(session):  # else it is recorded anew, and at once
             core.progress.saving(session.planned.index)
         core.outside.work(session, core.scribe.close(session))
+
+    def _counts(self, session: Session) -> bool:
+        """Whether the plan in force waits for this episode."""
+        progress = self._core.progress
+        return progress is not None and progress.plan == session.plan and not session.discarded
 
     def saved(self, session: Session, path: Path | None, error: Exception | None) -> None:
         """The job of saving ended: with a directory, discarded (None), or with an error."""
         core = self._core
         self.saving -= 1
-        if core.progress is not None and core.progress.plan == session.plan:
+        if self._counts(session):
             core.progress.saved(session.planned.index, done=path is not None)
         if error is not None:
             core.counters.fault()
-            core.reason = f"episode {session.record.episode_id} was not saved: {error}"
-            self.retry_s = core.now_s() + core.settings.retry_s
+            self.put_off(f"episode {session.record.episode_id} was not saved: {error}")
             _log.error("%s", core.reason)
-        elif path is not None:
+        elif path is not None and session.purpose is Purpose.EPISODE:
             core.counters.saved(session.record)
+            self._verdicts.saved(session, path)
+        elif session.discarded:
+            core.counters.redone += 1
         core.publish_status()
+        self._over()
+
+    def withdraw(self) -> None:
+        """The announced episode, not begun yet, is not wanted any more: nothing is kept."""
+        core, session = self._core, self._core.session
+        assert session is not None
+        self.lead.cancel()
+        self._drop(session)
+        core.fire(Event.ABANDONED)
         self._over()
 
     # ---- what goes wrong ---------------------------------------------------------------------
@@ -243,11 +282,16 @@ class Course:
         assert session is not None
         _log.warning("episode %s never began: %s", session.record.episode_id, reason)
         self._drop(session)
+        self.lead.over(session)
         core.counters.fault()
-        core.reason = reason
-        self.retry_s = core.now_s() + core.settings.retry_s
+        self.put_off(reason)
         core.fire(Event.ABANDONED)
         self._over()
+
+    def put_off(self, reason: str) -> None:
+        """Nothing new begins for a while; reason: why, for people."""
+        self._core.reason = reason
+        self.retry_s = self._core.now_s() + self._core.settings.retry_s
 
     def _drop(self, session: Session) -> None:
         session.discarded = True
@@ -270,6 +314,7 @@ class Course:
         """Latched: whatever goes on ends, what was recorded is saved and marked."""
         core, session, phase = self._core, self._core.session, self._core.phase
         self._closing = None
+        self.lead.cancel()
         if session is None:
             core.fire(Event.STOP)
         elif phase in (Phase.RESETTING, Phase.READY):
@@ -283,7 +328,7 @@ class Course:
     def _mark_stopped(self, session: Session) -> None:
         if session.ended is None:
             tick = session.decisions(self._core.outside.wall_ns())
-            session.end(tick, Outcome.INTERRUPTED, "stop")
+            self._end(session, tick, Outcome.INTERRUPTED, "stop")
 
     def shut_down(self) -> None:
         """The process ends: save what is open, without telling anybody."""

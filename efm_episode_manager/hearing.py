@@ -16,7 +16,9 @@ from efm_episode_manager.scribe import ANSWERS
 from efm_episode_manager.session import Session
 from efm_episode_manager.state_machine import Phase
 
-_ENDING_FAULTS = frozenset({Fault.POLICY, Fault.SECOND_PUBLISHER, Fault.FROZEN_CAMERA})
+_ENDING_FAULTS = frozenset(
+    {Fault.POLICY, Fault.SECOND_PUBLISHER, Fault.FROZEN_CAMERA, Fault.TRACKING}
+)
 """Faults of the guard that end an episode at once; the others may pass."""
 
 
@@ -27,6 +29,7 @@ class Hearing:
         self._conductor = conductor
         self._core, self._course = conductor.core, conductor.course
         self._holding_s: float | None = None
+        self._reset_state = "idle"
         self._handlers: dict[str, Callable[[bytes], None]] = {
             topics.JOINT_STATES.name: self._joint_states,
             topics.ACTION_CHUNK.name: self._action_chunk,
@@ -37,12 +40,14 @@ class Hearing:
             topics.RESET_STATUS.name: self._reset_status,
         }
 
-    def hear(self, name: str, data: bytes, received_ns: int) -> None:
-        """One message: CDR bytes, received at wall time `received_ns`."""
+    def hear(self, name: str, data: bytes, received_ns: int, sent_ns: int = 0) -> None:
+        """One message: CDR bytes, wall times of receipt and sending (0: unknown)."""
+        self._core.gauges.hear(name)
         session = self._conductor.live_session
         if session is not None and name in ANSWERS and self._is_foreign(session, name, data):
             return
-        self._core.record(name, data, received_ns)
+        self._core.record(name, data, received_ns, sent_ns)
+        self._course.notice(name, data)
         handler = self._handlers.get(name)
         if handler is not None:
             handler(data)
@@ -121,10 +126,20 @@ class Hearing:
     def _model_status(self, party: str, data: bytes) -> None:
         self._alive(party)
         session = self._conductor.live_session
-        if session is None or party not in session.models:
+        if session is None:
+            return
+        watching = party == "policy" and not self._core.settings.lockstep
+        if party not in session.models and not watching:
             return
         values = messages.read_status(messages.deserialize(data, topics.POLICY_STATUS.type))
-        if self._core.phase is Phase.READY:
+        mine = values.get("episode_id") == session.record.episode_id
+        running = self._core.phase is Phase.RUNNING
+        if watching and mine and running and values.get("frozen") == "1":
+            # The guard holds a policy by itself; what a person drives ends here.
+            self._course.fault("frozen_camera", Outcome.FAULT)
+        elif party not in session.models:
+            return
+        elif self._core.phase is Phase.READY:
             self._echo(session, party, values)
         elif values.get("episode_id") != session.record.episode_id:
             self._course.fault(party)  # it was restarted: it no longer knows the episode
@@ -140,9 +155,16 @@ class Hearing:
             return
         wanted = session.wanted_version(party)
         if values.get("state") == "ready" and wanted in ("", values.get("version")):
-            session.echoed.add(party)
+            session.echo(party, values.get("version", ""))
             self._course.check_ready()
 
     def _reset_status(self, data: bytes) -> None:
         values = messages.read_status(messages.deserialize(data, topics.RESET_STATUS.type))
+        before, self._reset_state = self._reset_state, values.get("state", "")
+        if self._conductor.live_session is not None and before != self._reset_state == "idle":
+            # The robot that was reset for this episode is not the one that speaks now, however
+            # soon it came back: its scene is another one.
+            self._core.reason = "the robot was started anew"
+            self._course.fault("robot")
+            return
         self._course.hear_reset_status(values)

@@ -12,7 +12,7 @@ class Liveness:
     """
 
     def __init__(self, limit_s: float) -> None:
-        self._limit = limit_s
+        self.limit_s = limit_s
         self._heard: dict[str, float] = {}
 
     def hear(self, party: str, now_s: float) -> None:
@@ -28,8 +28,13 @@ class Liveness:
         """`party` is known to be gone: it must be heard again before it counts as there."""
         self._heard.pop(party, None)
 
+    def quietest(self, parties: Iterable[str], now_s: float) -> tuple[str, float]:
+        """The one of `parties` not heard for longest, and for how long (s)."""
+        silence = {p: now_s - self._heard.get(p, float("-inf")) for p in parties}
+        return max(silence.items(), key=lambda item: item[1])
+
     def silent(self, parties: Iterable[str], now_s: float) -> list[str]:
         """Those of `parties` that were not heard within the limit, in the order given."""
         return [
-            p for p in parties if p not in self._heard or now_s - self._heard[p] > self._limit
+            p for p in parties if p not in self._heard or now_s - self._heard[p] > self.limit_s
         ]

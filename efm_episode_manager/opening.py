@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from efm_core.episode import EpisodeRecord, new_episode_id
+from efm_core.episode import EpisodeRecord, Mode, new_episode_id
 from efm_core.plan import EpisodePlan, PlannedEpisode
-from efm_episode_manager.session import Session, TickGrid
+from efm_core.reset_settings import PolicyReset
+from efm_episode_manager.session import Purpose, Session, TickGrid
 from efm_episode_manager.settings import ManagerSettings
+
+RESETS = "-resets"
+"""Ending of the data set with a policy's resets."""
 
 
 def new_session(settings: ManagerSettings, plan: EpisodePlan, planned: PlannedEpisode) -> Session:
@@ -35,8 +39,31 @@ def new_session(settings: ManagerSettings, plan: EpisodePlan, planned: PlannedEp
         ros_version=settings.ros_version,
         scene_seed=seed if isinstance(seed, int) else None,
     )
+    if not settings.lockstep:
+        record.cameras = settings.camera_descriptions
+        record.state_tolerance = settings.state_tolerance
     grid = TickGrid(0, settings.space.rate, settings.lockstep)
     return Session(plan, planned, record, grid, settings.still_ticks)
+
+
+def reset_session(
+    settings: ManagerSettings, plan: EpisodePlan, planned: PlannedEpisode, reset: PolicyReset
+) -> Session:
+    """The episode in which the policy follows the reset's instruction before `planned`."""
+    folder = f"{plan.data_set[: 80 - len(RESETS)]}{RESETS}"
+    mode = Mode.PRACTICE if plan.mode is Mode.DEMO else plan.mode
+    own_plan = plan.model_copy(
+        update={"data_set": folder, "mode": mode, "end_on_success": True, "round": -1}
+    )
+    scene = {key: value for key, value in planned.scene.items() if key == "seed"}
+    own = PlannedEpisode(
+        index=planned.index, instruction=reset.instruction, scene=scene, limit=reset.ticks,
+        split="none",
+    )  # fmt: skip
+    session = new_session(settings, own_plan, own)
+    session.record.task = Purpose.RESET.value
+    session.purpose = Purpose.RESET
+    return session
 
 
 def take_start(
@@ -49,8 +76,9 @@ def take_start(
     record = session.record
     try:
         record.start_ns = int(values["stamp_ns"])
-        seed = values.get("scene_seed", "")
-        record.scene_seed = int(seed) if seed else record.scene_seed
+        if "scene_seed" in values:  # "": this scene was not drawn from a seed
+            seed = values["scene_seed"]
+            record.scene_seed = int(seed) if seed else None
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"reset/status: stamp_ns='{values.get('stamp_ns')}', "
@@ -59,16 +87,18 @@ def take_start(
     record.scene_hash = values.get("scene_hash", "")
     record.reset_attempts = attempts
     record.instruction = (
-        record.instruction or values.get("instruction", "") or _draw(session, settings)
+        record.instruction or values.get("instruction", "") or _draw(session, settings, attempts)
     )
     session.grid = TickGrid(record.start_ns, settings.space.rate, settings.lockstep)
 
 
-def _draw(session: Session, settings: ManagerSettings) -> str:
-    """One of the configured instructions, the same for the same plan, seed and index."""
+def _draw(session: Session, settings: ManagerSettings, attempt: int) -> str:
+    """One of the configured instructions, the same for the same plan, seed, index and attempt."""
     if not settings.instructions:
         raise ValueError(
             "nobody gave an instruction: set it in the plan, or the robot's `instructions`"
         )
     key = f"{session.plan.plan_id}/{session.plan.seed}/{session.planned.index}"
+    if attempt > 1:
+        key += f"/{attempt}"
     return random.Random(key).choice(settings.instructions)

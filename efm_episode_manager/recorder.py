@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from efm_core import topics
+from efm_core import messages, topics
+from efm_core.camera_description import CameraDescription
+from efm_core.camera_intake import CameraIntake
+from efm_core.camera_ledger import Arrival
 from efm_core.episode import TopicCounts
 from efm_core.topics import Topic
 from efm_episode_manager import cdr
 from efm_episode_manager.session import TickGrid
 
 _TAIL = 96
+_PICTURES = 4
+"""Pictures of each camera kept between episodes in real time: they are the bulk of the memory."""
 _ANSWERED = frozenset(
     t.name
     for t in (topics.JOINT_STATES, topics.EE_POSE, topics.TRUTH_STATE, topics.REWARD_STATE,
@@ -36,16 +41,23 @@ class Writer(Protocol):
         ...
 
 
-def recorded_topics(cameras: Iterable[str], commands: Iterable[str]) -> tuple[Topic, ...]:
-    """Every topic that belongs in a bag: the robot's table, its cameras and twist commands.
+def recorded_topics(
+    cameras: Iterable[str | Topic], commands: Iterable[str]
+) -> tuple[Topic, ...]:
+    """Every topic that belongs in a bag: the robot's table, its cameras and its commands.
 
-    cameras: names, "front" -> camera/front/image_raw. commands: group names, "arm" ->
-    command/arm/twist.
+    cameras: topics, or names, "front" -> camera/front/image_raw. commands: groups, "arm" ->
+    command/arm/twist, "arm:positions" -> command/arm/positions. Raises ValueError for an output
+    that there is not.
     """
+    parts = [group.partition(":") for group in commands]
+    commanded = [topics.command(name, output or "twist") for name, _, output in parts]
+    by_joints = any(topic.type != topics.TELEOP_TWIST.type for topic in commanded)
     return (
-        *(topics.camera(name) for name in cameras),
+        *(topics.camera(c) if isinstance(c, str) else c for c in cameras),
         *(t for t in topics.ROBOT_TOPICS if t.recorded),
-        *(topics.twist_command(group) for group in commands),
+        *((topics.TELEOP_JOINTS,) if by_joints else ()),
+        *commanded,
     )
 
 
@@ -65,6 +77,7 @@ class _Log:
     topic: Topic
     stamped: bool
     per_observation: bool
+    intake: CameraIntake | None = None  # of a described camera in real time
     seen: dict[int, int] = field(default_factory=dict)  # stamp -> hash of the bytes
     newest: int = -1
     arrivals: Counter[_Arrival] = field(default_factory=Counter)
@@ -73,6 +86,8 @@ class _Log:
         self.seen.clear()
         self.arrivals.clear()
         self.newest = -1
+        if self.intake is not None:
+            self.intake.ledger.begin()
 
     def arrive(self, stamp: int, data: bytes) -> _Arrival:
         """Classify a stamped message and remember it.
@@ -96,20 +111,30 @@ class Recorder:
 
     prefix: put before a topic's name in the bag, "/arm0/". clock: in lockstep the log time is the
     observation's virtual stamp, so that two runs of one plan give the same bag; in real time it
-    is the time of receipt (wall, ns).
+    is the time of receipt (wall, ns), beside the time of sending. cameras: those whose pictures
+    are judged and counted as the policy's are, in real time; a picture that came is stored once,
+    of use or not.
     """
 
-    def __init__(self, heard: Iterable[Topic], prefix: str, lockstep: bool) -> None:
+    def __init__(
+        self,
+        heard: Iterable[Topic],
+        prefix: str,
+        lockstep: bool,
+        cameras: Iterable[CameraDescription] = (),
+    ) -> None:
         self._prefix = prefix
         self._lockstep = lockstep
         self._logs = {
             t.name: _Log(
-                t, cdr.has_stamp(t.type), t.name in _ANSWERED or t.qos == "image"
+                t, cdr.has_stamp(t.type) and t.stamped, t.name in _ANSWERED or t.qos == "image"
             )
             for t in heard
         }
+        for camera in () if lockstep else cameras:
+            self._logs[camera.topic.name].intake = CameraIntake(camera, lockstep)
         self._latched: dict[str, bytes] = {}
-        self._tail: deque[tuple[str, bytes, int]] = deque(maxlen=_TAIL)
+        self._tail: deque[tuple[str, bytes, int, int]] = deque(maxlen=_TAIL)
         self._writer: Writer | None = None
         self._grid = TickGrid(0, 1.0)
         self._now_ns = 0
@@ -120,8 +145,8 @@ class Recorder:
         """Whether an episode is being written."""
         return self._writer is not None
 
-    def hear(self, name: str, data: bytes, received_ns: int) -> None:
-        """One message of topic `name`, received at wall time `received_ns`.
+    def hear(self, name: str, data: bytes, received_ns: int, sent_ns: int = 0) -> None:
+        """One message of topic `name`, by wall times of receipt and sending (0: unknown).
 
         Raises OSError when the disk refuses it.
         """
@@ -129,9 +154,16 @@ class Recorder:
         if log.topic.qos == "latched":
             self._latched[name] = data
         if self._writer is None:
-            self._tail.append((name, data, received_ns))
+            if log.intake is not None:
+                self._make_room(name)
+            self._tail.append((name, data, received_ns, sent_ns))
         else:
-            self._store(log, data, received_ns)
+            self._store(log, data, received_ns, sent_ns)
+
+    def _make_room(self, name: str) -> None:
+        kept = [entry for entry in self._tail if entry[0] == name]
+        if len(kept) >= _PICTURES:
+            self._tail.remove(kept[0])
 
     def forget_tail(self) -> None:
         """A reset was accepted: what came before belongs to no episode."""
@@ -150,19 +182,36 @@ class Recorder:
         for name, data in self._latched.items():
             self._store(self._logs[name], data, grid.start_ns)
         tail, self._tail = list(self._tail), deque(maxlen=_TAIL)
-        for name, data, received_ns in tail:
+        for name, data, received_ns, sent_ns in tail:
             log = self._logs[name]
             early = log.topic.qos != "latched" and name not in never_early
             if early and self._belongs(log, data):
-                self._store(log, data, received_ns)
+                self._store(log, data, received_ns, sent_ns)
 
     def _belongs(self, log: _Log, data: bytes) -> bool:
         return not log.stamped or self._grid.tick(cdr.stamp_ns(data)) is not None
 
-    def stop(self) -> dict[str, TopicCounts]:
-        """End the episode; counts per absolute topic name."""
+    def stop(
+        self, since_ns: int | None = None, until_ns: int | None = None
+    ) -> dict[str, TopicCounts]:
+        """End the episode; counts per absolute topic name.
+
+        since_ns, until_ns: wall times of its start and end (real time), between which pictures
+        were expected.
+        """
         self._writer = None
-        return {self._prefix + name: self._counts(log) for name, log in self._logs.items()}
+        return {
+            self._prefix + name: self._counts(log, since_ns, until_ns)
+            for name, log in self._logs.items()
+        }
+
+    def pictures(self, since_ns: int | None, until_ns: int | None) -> dict[str, TopicCounts]:
+        """The counts of the cameras so far, by relative topic name; times as in `stop`."""
+        return {
+            name: self._counts(log, since_ns, until_ns)
+            for name, log in self._logs.items()
+            if log.topic.qos == "image"
+        }
 
     def complete(self, stamp_ns: int) -> bool:
         """Whether every topic that answered observations so far has answered this one too."""
@@ -172,9 +221,15 @@ class Recorder:
             if log.per_observation and log.seen
         )
 
-    def _store(self, log: _Log, data: bytes, received_ns: int) -> None:
+    def _store(self, log: _Log, data: bytes, received_ns: int, sent_ns: int = 0) -> None:
         assert self._writer is not None
+        if log.intake is not None:
+            frame = log.intake.take(messages.deserialize(data, log.topic.type), received_ns)
+            if frame.arrival is not Arrival.REPEATED:
+                self._writer.write(self._prefix + log.topic.name, data, received_ns, sent_ns)
+            return
         log_ns = self._now_ns if self._lockstep else received_ns
+        sent_ns = 0 if self._lockstep else sent_ns
         arrival = _Arrival.ON_TIME
         if log.stamped and log.topic.qos != "latched":
             stamp = cdr.stamp_ns(data)
@@ -185,9 +240,13 @@ class Recorder:
                 self.truth.append(data)
         log.arrivals[arrival] += 1
         if arrival is not _Arrival.REPEATED:
-            self._writer.write(self._prefix + log.topic.name, data, log_ns)
+            self._writer.write(self._prefix + log.topic.name, data, log_ns, sent_ns)
 
-    def _counts(self, log: _Log) -> TopicCounts:
+    def _counts(
+        self, log: _Log, since_ns: int | None = None, until_ns: int | None = None
+    ) -> TopicCounts:
+        if log.intake is not None:
+            return log.intake.ledger.counts(since_ns, until_ns)
         dropped = 0
         if log.per_observation and log.seen and self._lockstep:
             ticks = [t for s in log.seen if (t := self._grid.tick(s)) is not None]

@@ -16,21 +16,25 @@ def recover_own(data_dir: Path, robot: str) -> list[Path]:
     """Recover every `<id>.partial` of `robot` in the data sets below `data_dir`.
 
     Call it while holding the robot's lock. Other robots' open episodes are left alone: they are
-    being written to, and may be renamed at any moment. Returns the recovered directories.
+    being written to, and may be renamed at any moment. What has no record belongs to nobody: its
+    writer was killed before its first message, and it is removed unless a living one is at it.
+    Returns the recovered directories.
     """
     recovered = []
     for partial in sorted(data_dir.glob("*/*.partial")):
-        if _owner(partial) != robot:
+        owner = _owner(partial)
+        if owner not in (robot, ""):
             continue
         try:
             found = recover(partial)
         except (OSError, ValueError) as error:
-            _log.error("%s could not be recovered and is left as it is: %s", partial, error)
+            say = _log.error if owner else _log.info  # most likely another robot is at it
+            say("%s could not be recovered and is left as it is: %s", partial, error)
             continue
-        if found is None:
-            _log.warning("%s holds nothing to recover and is left as it is", partial)
-        else:
+        if found is not None:
             recovered.append(found)
+        elif partial.exists():
+            _log.warning("%s holds nothing to recover and is left as it is", partial)
     return recovered
 
 

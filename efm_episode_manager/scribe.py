@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from efm_core.bags import EpisodeWriter
+from efm_core.camera_ledger import excess_loss
+from efm_core.episode import EpisodeRecord
 from efm_core.topics import Topic
 from efm_episode_manager.recorder import Recorder
 from efm_episode_manager.session import Session
@@ -23,7 +25,9 @@ class Scribe:
         self._settings = settings
         self._prefix = f"/{settings.robot}/"
         self._topics = {self._prefix + t.name: (t.type, t.qos) for t in topics}
-        self.recorder = Recorder(topics, self._prefix, settings.lockstep)
+        self.recorder = Recorder(
+            topics, self._prefix, settings.lockstep, settings.camera_descriptions
+        )
         self._writer: EpisodeWriter | None = None
 
     def free_space(self) -> int:
@@ -52,7 +56,8 @@ class Scribe:
         writer, self._writer = self._writer, None
         assert writer is not None
         record = session.record
-        record.topics = self.recorder.stop()
+        record.topics = self.recorder.stop(record.start_ns, record.end_ns)
+        record.unusable = self._too_much_lost(record)
         truth = self.recorder.truth
         grid = session.grid
 
@@ -64,6 +69,16 @@ class Scribe:
             return writer.finish(record)
 
         return job
+
+
+    def _too_much_lost(self, record: EpisodeRecord) -> str:
+        if self._settings.lockstep:
+            return ""
+        complaints = (
+            excess_loss(camera, record.topics[self._prefix + camera.topic.name])
+            for camera in self._settings.camera_descriptions
+        )
+        return "; ".join(filter(None, complaints))
 
 
 ANSWERS = frozenset({"policy/action_chunk", "policy/decision", "reward/state"})

@@ -28,6 +28,13 @@ class Verdict(str, Enum):
     FINISHED = "finished"  # the last still frame is there
 
 
+class Purpose(str, Enum):
+    """What an episode is run for."""
+
+    EPISODE = "episode"  # it is on the plan
+    RESET = "reset"  # the policy follows a reset's instruction
+
+
 @dataclass(frozen=True, slots=True)
 class TickGrid:
     """Stamps of an episode: stamp(k) = start_ns + round(k * 1e9 / rate), ns; rate in Hz.
@@ -60,7 +67,8 @@ class Session:
     plan, planned: what was asked for. record: filled in as facts become known.
     sent: the last tick sent, -1 before the first. seen: the last tick observed. acted, chunk: the
     last ticks that guard and policy answered. ended: the tick at whose observation the episode
-    was over (the number of decisions, T), None while it goes on.
+    was over (the number of decisions, T), None while it goes on. taken_over: whether a person moved
+    the robot in the last tick that the guard answered.
     """
 
     plan: EpisodePlan
@@ -76,6 +84,8 @@ class Session:
     answered: set[str] = field(default_factory=set)
     echoed: set[str] = field(default_factory=set)
     discarded: bool = False
+    taken_over: bool = False
+    purpose: Purpose = Purpose.EPISODE
 
     @property
     def needs_policy(self) -> bool:
@@ -101,7 +111,18 @@ class Session:
 
     def wanted_version(self, party: str) -> str:
         """The version that "policy" or "reward" must echo, "" for any."""
-        return self.plan.policy_version if party == "policy" else self.plan.reward_version
+        plan, record = self.plan, self.record
+        if party == "policy":
+            return plan.policy_version or record.policy_version
+        return plan.reward_version or record.reward_version
+
+    def echo(self, party: str, version: str) -> None:
+        """`party` is ready with a version: where the plan names none the episode keeps to it."""
+        self.echoed.add(party)
+        if party == "policy":
+            self.record.policy_version = self.record.policy_version or version
+        else:
+            self.record.reward_version = self.record.reward_version or version
 
     def accepts(self, topic: str, frame_id: str) -> bool:
         """Whether an answer of the policy or the reward model belongs to this episode.
@@ -155,6 +176,7 @@ class Session:
         if tick is None or self.ended is not None:
             return
         self.acted = max(self.acted, tick)
+        self.taken_over = source == _TELEOP_SOURCE
         if source == _TELEOP_SOURCE and self.plan.mode is not Mode.DEMO:
             self._note_intervention(tick)
 

@@ -29,6 +29,7 @@ class Event(str, Enum):
     PLAN = "plan"  # an episode is due and everyone it needs is there
     RESET_DONE = "reset_done"  # the robot stands at the start and its first stamp is known
     RESET_FAILED = "reset_failed"  # the last of the allowed tries failed
+    NOT_READY = "not_ready"  # the scene of the announced episode is no start
     FIRST_ANSWERS = "first_answers"  # echoes and answers to the first observation are there
     CONCLUDED = "concluded"  # success: still frames follow
     CUT = "cut"  # time limit, fault or failure: nothing follows
@@ -56,6 +57,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (P.RESETTING, E.ABANDONED): P.IDLE,
     (P.READY, E.FIRST_ANSWERS): P.RUNNING,
     (P.READY, E.ABANDONED): P.IDLE,
+    (P.READY, E.NOT_READY): P.RESETTING,
     (P.RUNNING, E.CONCLUDED): P.ENDING,
     (P.RUNNING, E.CUT): P.SAVING,
     (P.RUNNING, E.PAUSE): P.PAUSED,

@@ -1,7 +1,8 @@
 """The seam for vision-language backbones: images and words in, a feature vector out.
 
-A backbone is chosen by `ModelConfig.backbone`. The small one of this project is built in; another
-one (a `transformers` model, say) is one class with this protocol and one entry in `BACKBONES`.
+A backbone is chosen by `ModelConfig.backbone`: the small one of this project, or any model for
+images and text of `transformers` (docs/backbones.md). Another one is one class with this protocol
+and one entry in `BACKBONES`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 
 from efm_model.config import ModelConfig
-from efm_model.preprocess import PreprocessorConfig
+from efm_model.preprocess import Preprocessor, PreprocessorConfig
 from efm_model.trunk import SmallTrunk
 
 
@@ -32,10 +33,12 @@ class Backbone(Protocol):
         ...
 
 
-Builder = Callable[[ModelConfig, PreprocessorConfig], nn.Module]
+Builder = Callable[[ModelConfig, PreprocessorConfig, "Preprocessor | None"], nn.Module]
 
 
-def _small(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.Module:
+def _small(
+    config: ModelConfig, preprocessor: PreprocessorConfig, _: Preprocessor | None
+) -> nn.Module:
     expected = (len(preprocessor.vocabulary) + 2, preprocessor.max_tokens)
     found = (config.small.vocabulary, config.small.max_tokens)
     if expected != found:
@@ -48,12 +51,25 @@ def _small(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.Module:
     )
 
 
-BACKBONES: dict[str, Builder] = {"small": _small}
+def _transformers(
+    config: ModelConfig, _: PreprocessorConfig, owner: Preprocessor | None
+) -> nn.Module:
+    from efm_model.vlm_weights import build_trunk  # loads transformers: seconds, for those who ask
+
+    if owner is None:
+        raise ValueError("backbone 'transformers' needs the preprocessor with its files")
+    return build_trunk(config, owner)
 
 
-def build_backbone(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.Module:
-    """The backbone that `config.backbone` names, with random weights.
+BACKBONES: dict[str, Builder] = {"small": _small, "transformers": _transformers}
 
+
+def build_backbone(
+    config: ModelConfig, preprocessor: PreprocessorConfig, owner: Preprocessor | None = None
+) -> nn.Module:
+    """The backbone that `config.backbone` names: random weights, or those that belong to `owner`.
+
+    owner: the preprocessor itself; a backbone of files of its own finds them through it.
     Raises ValueError for an unknown name, listing the known ones.
     """
     if config.backbone not in BACKBONES:
@@ -61,7 +77,7 @@ def build_backbone(config: ModelConfig, preprocessor: PreprocessorConfig) -> nn.
             f"config.json: backbone '{config.backbone}' is unknown, this version has "
             f"{sorted(BACKBONES)}; install the version that wrote the checkpoint"
         )
-    return BACKBONES[config.backbone](config, preprocessor)
+    return BACKBONES[config.backbone](config, preprocessor, owner)
 
 
 def feature_size(backbone: nn.Module) -> int:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from efm_core.actions import ActionSpace
 from efm_core.steps_to_go import StepsToGoBins
+from efm_model.vlm_config import TransformersConfig
 
 _NAME = r"^[a-z][a-z0-9_]*$"
 
@@ -68,10 +76,19 @@ class ModelConfig(BaseModel):
     schema_version: Literal[1] = 1
     backbone: Annotated[str, Field(pattern=_NAME)] = "small"
     small: SmallBackboneConfig = SmallBackboneConfig()
+    transformers: TransformersConfig | None = None
     cameras: Annotated[tuple[CameraSpec, ...], Field(min_length=1)] = (CameraSpec(),)
     action_space: ActionSpace
     steps_to_go: StepsToGoBins = StepsToGoBins()
     heads: HeadConfig = HeadConfig()
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Checkpoints of the small backbone are written as before there was another one."""
+        fields: dict[str, Any] = handler(self)
+        if self.transformers is None:
+            fields.pop("transformers", None)
+        return fields
 
     @model_validator(mode="after")
     def _cameras_fit_together(self) -> ModelConfig:

@@ -6,10 +6,43 @@ the tokens are drawn here once for torch and ONNX Runtime alike and do not depen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+"""Bins int64 (B, T), log-probability in nats float64 (B,), mean entropy in nats float64 (B,)."""
+Sampler = Callable[[Any, "NDArray[np.float64]", float], Drawn]
+"""Features of B observations, draws float64 (B, T), temperature -> tokens; see `draw_tokens`."""
+LogitsOf = Callable[[int, "NDArray[np.int64] | None"], NDArray[np.floating]]
+"""Token number t, bins (B,) of token t - 1 (None for the first) -> logits (B, legal bins of t)."""
+
+
+def draw_tokens(
+    logits_of: LogitsOf, draws: NDArray[np.float64], temperature: float
+) -> Drawn:
+    """Draw one token after another by inverse CDF, whatever gives their logits.
+
+    draws float64 (B, T), uniform in [0, 1); temperature 0 is greedy. The log-probability is that of
+    exactly these tokens (0 when greedy: that distribution has one outcome), the entropy that of the
+    sampled conditional distributions, averaged over the tokens.
+    Raises ValueError for a negative temperature and for logits that are not finite.
+    """
+    if not (temperature >= 0.0 and np.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature} must be finite and not negative")
+    count = draws.shape[1]
+    bins = np.empty(draws.shape, dtype=np.int64)
+    log_prob, entropy = np.zeros(len(draws)), np.zeros(len(draws))
+    for t in range(count):
+        logits = logits_of(t, bins[:, t - 1] if t else None)
+        log_p = _log_probabilities(np.asarray(logits, dtype=np.float64), t, temperature)
+        bins[:, t] = _inverse_cdf(np.exp(log_p), draws[:, t])
+        log_prob += np.take_along_axis(log_p, bins[:, t : t + 1], axis=1)[:, 0]
+        entropy += _entropy(log_p) / count
+    return bins, log_prob, entropy
 
 
 @dataclass(frozen=True)
@@ -32,31 +65,22 @@ class TokenDecoder:
 
     def sample(
         self, context: NDArray[np.floating], draws: NDArray[np.float64], temperature: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Draw tokens by inverse CDF.
+    ) -> Drawn:
+        """`draw_tokens` of this head: context (B, W), draws float64 (B, T).
 
-        context (B, W); draws float64 (B, T), uniform in [0, 1); temperature 0 is greedy.
-        Returns bins int64 (B, T), log-probability in nats of exactly these tokens float64 (B,)
-        (0 when greedy: that distribution has one outcome) and entropy in nats of the sampled
-        conditional distributions, averaged over the tokens, float64 (B,).
-        Raises ValueError for a wrong shape of draws, a negative temperature or logits that are
-        not finite.
+        Raises ValueError for a wrong shape of draws, and as `draw_tokens` does.
         """
         count = len(self.bins)
         if draws.shape != (len(context), count):
             raise ValueError(f"draws have shape {draws.shape}, expected {(len(context), count)}")
-        if not (temperature >= 0.0 and np.isfinite(temperature)):
-            raise ValueError(f"temperature={temperature} must be finite and not negative")
         hidden = np.asarray(context, dtype=np.float64).copy()
-        bins = np.empty(draws.shape, dtype=np.int64)
-        log_prob, entropy = np.zeros(len(draws)), np.zeros(len(draws))
-        for t in range(count):
-            log_p = self._log_probabilities(hidden, t, temperature)
-            bins[:, t] = _inverse_cdf(np.exp(log_p), draws[:, t])
-            log_prob += np.take_along_axis(log_p, bins[:, t : t + 1], axis=1)[:, 0]
-            entropy += _entropy(log_p) / count
-            hidden += self.embedding[t][bins[:, t]]
-        return bins, log_prob, entropy
+
+        def logits_of(t: int, before: NDArray[np.int64] | None) -> NDArray[np.float64]:
+            if before is not None:
+                hidden[:] += self.embedding[t - 1][before]
+            return self._logits(hidden, t)
+
+        return draw_tokens(logits_of, draws, temperature)
 
     def score(
         self, context: NDArray[np.floating], bins: NDArray[np.int64], temperature: float
@@ -65,31 +89,36 @@ class TokenDecoder:
         hidden = np.asarray(context, dtype=np.float64).copy()
         log_prob, entropy = np.zeros(len(bins)), np.zeros(len(bins))
         for t in range(len(self.bins)):
-            log_p = self._log_probabilities(hidden, t, temperature)
+            log_p = _log_probabilities(self._logits(hidden, t), t, temperature)
             log_prob += np.take_along_axis(log_p, bins[:, t : t + 1], axis=1)[:, 0]
             entropy += _entropy(log_p) / len(self.bins)
             hidden += self.embedding[t][bins[:, t]]
         return log_prob, entropy
 
-    def _log_probabilities(
-        self, hidden: NDArray[np.float64], t: int, temperature: float
-    ) -> NDArray[np.float64]:
-        """Log-probabilities (B, legal bins) of token t at `temperature`."""
+    def _logits(self, hidden: NDArray[np.float64], t: int) -> NDArray[np.float64]:
+        """Logits (B, legal bins) of token t."""
         legal = int(self.bins[t])
         active = np.maximum(hidden + self.position[t], 0.0)
-        logits = active @ self.weight[t][:, :legal] + self.bias[t][:legal]
-        if not np.all(np.isfinite(logits)):
-            raise ValueError(
-                f"action logits of token {t} are not finite; the checkpoint or its input is broken"
-            )
-        if temperature == 0.0:
-            greedy: NDArray[np.float64] = np.full_like(logits, -np.inf)
-            np.put_along_axis(greedy, logits.argmax(axis=1, keepdims=True), 0.0, axis=1)
-            return greedy
-        scaled = logits / temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        result: NDArray[np.float64] = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+        result: NDArray[np.float64] = active @ self.weight[t][:, :legal] + self.bias[t][:legal]
         return result
+
+
+def _log_probabilities(
+    logits: NDArray[np.float64], t: int, temperature: float
+) -> NDArray[np.float64]:
+    """Logits (B, M) of token t -> log-probabilities (B, M) at `temperature`, in nats."""
+    if not np.all(np.isfinite(logits)):
+        raise ValueError(
+            f"action logits of token {t} are not finite; the checkpoint or its input is broken"
+        )
+    if temperature == 0.0:
+        greedy: NDArray[np.float64] = np.full_like(logits, -np.inf)
+        np.put_along_axis(greedy, logits.argmax(axis=1, keepdims=True), 0.0, axis=1)
+        return greedy
+    scaled = logits / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return result
 
 
 def _inverse_cdf(

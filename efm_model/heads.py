@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from efm_core.actions import ActionSpace
 from efm_core.steps_to_go import StepsToGoBins
 from efm_model.config import HeadConfig
-from efm_model.decoding import TokenDecoder
+from efm_model.decoding import Drawn, Sampler, TokenDecoder
 
 
 def _perceptron(features: int, config: HeadConfig, out: int) -> nn.Sequential:
@@ -19,6 +20,12 @@ def _perceptron(features: int, config: HeadConfig, out: int) -> nn.Sequential:
         nn.Linear(config.hidden, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
         nn.Linear(config.hidden, out),
     )  # fmt: skip
+
+
+def legal_bins(space: ActionSpace) -> tuple[Tensor, Tensor]:
+    """Bins of each token int64 (T,), and which of the most bins of any it has, bool (T, M)."""
+    bins = torch.tensor([dim.bins for dim in space.dims] * space.chunk)
+    return bins, torch.arange(int(bins.max()))[None, :] < bins[:, None]
 
 
 class ActionHead(nn.Module):
@@ -33,7 +40,7 @@ class ActionHead(nn.Module):
 
     def __init__(self, features: int, space: ActionSpace, config: HeadConfig) -> None:
         super().__init__()
-        bins = torch.tensor([dim.bins for dim in space.dims] * space.chunk)
+        bins, legal = legal_bins(space)
         tokens, most, width = len(bins), int(bins.max()), config.token_width
         self.body = _perceptron(features, config, width)
         self.position = nn.Parameter(torch.zeros(tokens, width))
@@ -41,9 +48,7 @@ class ActionHead(nn.Module):
         self.weight = nn.Parameter(torch.randn(tokens, width, most) * (0.5 / width**0.5))
         self.bias = nn.Parameter(torch.zeros(tokens, most))
         self.register_buffer("bins", bins, persistent=False)
-        self.register_buffer(
-            "legal", torch.arange(most)[None, :] < bins[:, None], persistent=False
-        )
+        self.register_buffer("legal", legal, persistent=False)
 
     def context(self, features: Tensor) -> Tensor:
         """Features (B, F) -> context vector (B, W) that all tokens start from."""
@@ -61,6 +66,17 @@ class ActionHead(nn.Module):
         hidden = self.context(features)[:, None] + self.position + before
         result = torch.einsum("btw,twm->btm", functional.relu(hidden), self.weight) + self.bias
         return result.masked_fill(~self.legal, -torch.inf)
+
+    def sampler(self) -> Sampler:
+        """Draws tokens of features (B, F), with a copy of the present weights of its end."""
+        decoder = self.decoder()
+
+        def sample(features: Tensor, draws: NDArray[np.float64], temperature: float) -> Drawn:
+            with torch.no_grad():
+                context = self.context(features).double().cpu().numpy()
+            return decoder.sample(context, draws, temperature)
+
+        return sample
 
     def decoder(self) -> TokenDecoder:
         """The numpy float64 end of this head, with a copy of the present weights."""

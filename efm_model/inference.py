@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from efm_core.actions import ActionSpace
 from efm_core.checkpoint import Manifest
 from efm_core.detector import DetectorSettings
 from efm_core.observation import Decision, Observation, StepsToGo
-from efm_model.decoding import TokenDecoder
+from efm_model.decoding import Sampler
 from efm_model.loading import load_model
 from efm_model.model import EmbodiedModel
 from efm_model.trunk_runner import Backend, trunk_runner
@@ -36,6 +37,11 @@ class _Role:
 
     def features(self, inputs: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Tensor:
         return torch.from_numpy(self.run(*inputs))
+
+    def shared(self, features: Tensor) -> Any:
+        """Features for both roles: with the prompt in the KV cache, where the trunk can do so."""
+        prefill = getattr(self.model.trunk, "prefill", None)
+        return features if prefill is None else prefill(features)
 
 
 class Engine:
@@ -61,9 +67,9 @@ class Engine:
         self.detector = detector or DetectorSettings()
         self._policy = _Role(policy, backend) if policy is not None else None
         self._reward = _Role(reward, backend) if reward is not None else None
-        self._decoder: TokenDecoder | None = None
+        self._sampler: Sampler | None = None
         if policy is not None:
-            self._decoder = policy.action_head.decoder()
+            self._sampler = policy.action_head.sampler()
         self._shared = (
             self._policy is not None
             and self._reward is not None
@@ -126,18 +132,16 @@ class Engine:
         if not self._shared:
             return self.act(observations, draws, temperature), self.steps_to_go(observations)
         role = self._acting()
-        features = role.features(role.inputs(observations))
+        features = role.shared(role.features(role.inputs(observations)))
         decisions = self._decide(role, features, draws, temperature)
         return decisions, _judge(self._judging(), features)
 
     def _decide(
-        self, role: _Role, features: Tensor, draws: NDArray[np.float64], temperature: float
+        self, role: _Role, features: Any, draws: NDArray[np.float64], temperature: float
     ) -> list[Decision]:
-        if self._decoder is None:
+        if self._sampler is None:
             raise ValueError("this engine holds no policy; load one to act")
-        with torch.no_grad():
-            context = role.model.action_head.context(features).double().numpy()
-        bins, log_prob, entropy = self._decoder.sample(context, draws, temperature)
+        bins, log_prob, entropy = self._sampler(features, draws, temperature)
         space = role.model.config.action_space
         return [
             Decision(bins[i].reshape(space.chunk, space.size), float(log_prob[i]),
@@ -156,7 +160,7 @@ class Engine:
         return self._reward
 
 
-def _judge(role: _Role, features: Tensor) -> list[StepsToGo]:
+def _judge(role: _Role, features: Any) -> list[StepsToGo]:
     with torch.no_grad():
         logits = role.model.steps_to_go_logits(features).double()
     probabilities = torch.softmax(logits, dim=-1).numpy()

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from efm_core.checkpoint import CheckpointError, Manifest, verify_checkpoint
+from efm_core.checkpoint import CheckpointError, FileContent, Manifest, verify_checkpoint
 from efm_model.config import ModelConfig
 from efm_model.model import EmbodiedModel
 from efm_model.preprocess import Preprocessor
@@ -37,3 +37,14 @@ def load_model(
         ) from error
     model.freeze_trunk()
     return model.eval(), manifest
+
+
+def backbone_files(model: EmbodiedModel) -> dict[str, FileContent]:
+    """Files that a checkpoint of `model` holds besides the usual ones: its backbone's, if any."""
+    if model.config.transformers is None:
+        return {}
+    from efm_model.vlm_files import checkpoint_files
+    from efm_model.vlm_prompt import VlmPreprocessor
+
+    assert isinstance(model.preprocessor, VlmPreprocessor)  # else there would be no such model
+    return checkpoint_files(model.preprocessor.folder)

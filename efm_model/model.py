@@ -7,6 +7,7 @@ many steps to go, given an observation and an instruction.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,8 +16,12 @@ from torch import Tensor, nn
 
 from efm_model.backbone import build_backbone, feature_size
 from efm_model.config import ModelConfig
+from efm_model.decoding import Drawn
 from efm_model.heads import ActionHead, StepsToGoHead
 from efm_model.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from efm_model.vlm_token_heads import TokenActionHead, TokenStepsToGoHead
 
 
 class EmbodiedModel(nn.Module):
@@ -35,7 +40,19 @@ class EmbodiedModel(nn.Module):
             )
         self.config = config
         self.preprocessor = preprocessor
-        self.trunk = build_backbone(config, preprocessor.config)
+        self.trunk = build_backbone(config, preprocessor.config, preprocessor)
+        self._build_heads(config)
+
+    def _build_heads(self, config: ModelConfig) -> None:
+        self.action_head: ActionHead | TokenActionHead
+        self.steps_to_go_head: StepsToGoHead | TokenStepsToGoHead
+        if config.transformers is not None and config.transformers.tokens is not None:
+            from efm_model.vlm_token_heads import TokenActionHead, TokenStepsToGoHead
+
+            trunk: Any = self.trunk
+            self.action_head = TokenActionHead(trunk, config.action_space)
+            self.steps_to_go_head = TokenStepsToGoHead(trunk)
+            return
         size = feature_size(self.trunk)
         self.action_head = ActionHead(size, config.action_space, config.heads)
         self.steps_to_go_head = StepsToGoHead(size, config.steps_to_go, config.heads)
@@ -57,6 +74,12 @@ class EmbodiedModel(nn.Module):
         if frozen:
             self.trunk.eval()
         return self
+
+    @property
+    def rows_per_pass(self) -> int | None:
+        """Observations that heads pass through a large model at a time; None: heads are small."""
+        rows: int | None = getattr(self.trunk, "rows_per_pass", None)
+        return rows
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of both heads."""
@@ -95,16 +118,14 @@ class EmbodiedModel(nn.Module):
 
     def sample(
         self, features: Tensor, draws: NDArray[np.float64], temperature: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Draw tokens from given uniform numbers; see `TokenDecoder.sample` for the contract.
+    ) -> Drawn:
+        """Draw tokens from given uniform numbers; see `draw_tokens` for the contract.
 
         features (B, F), draws float64 (B, T) -> bins int64 (B, T), log-probability in nats
         float64 (B,), entropy in nats, averaged over tokens, float64 (B,). Use in eval mode:
         dropout would sample from another distribution than the one deployed.
         """
-        with torch.no_grad():
-            context = self.action_head.context(features).double().cpu().numpy()
-        return self.action_head.decoder().sample(context, draws, temperature)
+        return self.action_head.sampler()(features, draws, temperature)
 
     def log_prob(
         self, features: Tensor, bins: Tensor, temperature: float

@@ -135,5 +135,15 @@ class Preprocessor:
 
     @classmethod
     def load(cls, path: Path) -> Preprocessor:
-        """Read `preprocessor.json` at `path`."""
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        """Read `preprocessor.json` at `path`; its field `kind` chooses the class.
+
+        Raises pydantic.ValidationError naming the field.
+        """
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text)
+        if isinstance(fields, dict) and fields.get("kind") == "transformers":
+            from efm_model.vlm_prompt import VlmPreprocessor, VlmPreprocessorConfig
+
+            config = VlmPreprocessorConfig.model_validate(fields)
+            return VlmPreprocessor(config, path.parent / "backbone")
+        return cls.from_json(text)

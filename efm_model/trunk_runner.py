@@ -57,6 +57,13 @@ def trunk_runner(model: EmbodiedModel, weights_hash: str, backend: Backend) -> T
     """
     if backend == "torch":
         return TorchTrunk(model)
+    if model.config.backbone != "small":
+        if backend == "onnx":
+            raise ValueError(
+                f"backend 'onnx': backbone '{model.config.backbone}' runs on torch alone; use "
+                "backend 'auto' or 'torch'"
+            )
+        return TorchTrunk(model)
     try:
         return OnnxTrunk.of(model, weights_hash)
     except OnnxUnavailableError as error:

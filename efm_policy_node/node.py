@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
+import json
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.context import Context
-from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
 
 from efm_core import messages
 from efm_core.actions import ActionSpace
 from efm_core.observation import Decision, Observation
-from efm_core.topics import ACTION_CHUNK, DECISION, POLICY_STATUS
-from efm_policy_node.policy_logic import Answer, Ask, FrozenWatch, PolicyLogic
-from efm_ros.channels import Sender
+from efm_core.topics import ACTION_CHUNK, DECISION, GUARD_STATE, POLICY_STATUS, remap_rules
+from efm_policy_node.camera_watch import FROZEN_SECONDS, CommandedMotion, FrozenCameras
+from efm_policy_node.policy_logic import Answer, Ask, PolicyLogic
+from efm_ros.channels import Sender, receive
+from efm_ros.managed import MANAGED, Heart, ManagedNode
 from efm_ros.observation_source import ObservationSource
 from efm_ros.observing import EpisodeView, Observed
+from efm_ros.parameters import ParameterSpec, declare
 from efm_ros.qos import Clock
 from efm_ros.status import ERROR, OK, WARNING, StatusSender
 
-STALE_SECONDS = 0.25
-"""Without a picture for this long (or 1.5 control periods) the policy's images are stale."""
+PARAMETERS = (
+    *MANAGED,
+    ParameterSpec(
+        "stale_s", 0.22, "real: without a picture for this long, or for 1.5 control periods if "
+        "that is longer, the images are stale", "s", 0.02, 10.0,
+    ),
+    ParameterSpec(
+        "frozen_s", FROZEN_SECONDS, "real: a picture that stays the same for this long while the "
+        "robot is told to move is frozen", "s", 0.1, 60.0,
+    ),
+)  # fmt: skip
+
+_AGAIN_SECONDS = 0.05
+"""How soon pictures of a camera that was silent are noticed, at the latest."""
+_SOONEST_SECONDS = 0.002
 
 
 class PolicyHost(Protocol):
     """Where the models are: one engine for many robots."""
+
+    def prepare(self, robot: str, role: str) -> Future | None:
+        """Load and warm up what `role` (policy) most likely needs; done when that is over."""
+        ...
+
+    def release(self, robot: str, role: str) -> None:
+        """The role needs no model any more."""
+        ...
 
     def want(self, robot: str, policy: str, reward: str) -> None:
         """The robot's episode wants these versions, "" for whatever it has."""
@@ -53,7 +78,7 @@ class PolicyHost(Protocol):
         ...
 
 
-class PolicyNode(Node):
+class PolicyNode(ManagedNode):
     """The policy of one robot. Its host owns the model and calls `on_models` after a change."""
 
     def __init__(
@@ -64,34 +89,69 @@ class PolicyNode(Node):
         host: PolicyHost,
         *,
         context: Context | None = None,
+        remaps: Mapping[str, str] | None = None,
+        parameters: Sequence[Parameter] = (),
+        heart: Heart | None = None,
     ) -> None:
+        """`parameters`: values of `PARAMETERS` other than the defaults. heart: its process's."""
         super().__init__(
             "policy", namespace=robot, context=context, start_parameter_services=False,
+            parameter_overrides=list(parameters),
             use_global_arguments=False,  # a process-wide remap must not rename every node
+            cli_args=["--ros-args", *remap_rules(remaps or {})],
         )  # fmt: skip
+        values = declare(self, PARAMETERS)
         self._robot, self._space, self._host = robot, space, host
+        self._stale_s: float = values["stale_s"]
         self._logic = PolicyLogic(space)
         self._episode = EpisodeView()
         self._waiting: Observed | None = None
         self._sent: tuple[int, bytes, bytes] | None = None
         self._chunk, self._decision = Sender(self, ACTION_CHUNK), Sender(self, DECISION)
         self._status = StatusSender(
-            self, POLICY_STATUS, "policy", episode_id="", version="", state="idle", reason="",
+            self, POLICY_STATUS, "policy", episode_id="", version="", state="inactive", reason="",
             stale=False, frozen=False, decisions=0, deadline_missed=0,
         )  # fmt: skip
         self._refusal = ""
-        self._stale = self._frozen = False
-        self._watch = FrozenWatch()
+        self._silent: tuple[str, ...] = ()
+        self._cameras = FrozenCameras(values["frozen_s"])
+        self._motion = CommandedMotion(space)
         self._real = clock == "real"
         self._source: ObservationSource | None = None
         if self._real:
             steady = RosClock(clock_type=ClockType.STEADY_TIME)
-            self.create_timer(0.05, self._check_freshness, clock=steady)
+            self._freshness = self.create_timer(
+                self._stale_s, self._check_freshness, clock=steady
+            )
+        self.manage(heart or Heart(self, values["heartbeat_s"]), values["autostart"])
 
     def attach(self, source: ObservationSource) -> None:
         """Take observations from `source`."""
         self._source = source
         source.add(self)
+        self._status.live = lambda: {"frames": json.dumps(source.frames())}
+        if self._real:
+            receive(self, GUARD_STATE, self._on_guard_state, "real", lazy=True)
+
+    # ---- life cycle --------------------------------------------------------------------------
+
+    def load(self) -> Future | None:
+        """Have the host load a model, as far as it can know which."""
+        return self._host.prepare(self._robot, "policy")
+
+    def begin(self) -> None:
+        """Answer from now on."""
+        self._want()
+        self._announce()
+
+    def halt(self) -> None:
+        """Say nothing more: the guard holds the robot once the chunk runs out, at the latest."""
+        self._waiting = self._sent = None
+        self._announce()
+
+    def release(self) -> None:
+        """The host need not keep the model for this node."""
+        self._host.release(self._robot, "policy")
 
     # ---- Listener ----------------------------------------------------------------------------
 
@@ -100,17 +160,18 @@ class PolicyNode(Node):
         before, self._episode = self._episode, episode
         if episode.episode_id != before.episode_id:
             self._logic.begin(episode.episode_id)
+            self._cameras.begin()
             self._waiting, self._sent, self._refusal = None, None, ""
-        if _wants(episode) != _wants(before):
-            self._host.want(self._robot, episode.policy_version, episode.reward_version)
+        if self.active and _wants(episode) != _wants(before):
+            self._want()
         self._announce()
 
     def on_observed(self, observed: Observed) -> None:
         """An observation of a live episode."""
-        if not self._uses_policy():
-            return
         if self._real:
             self._look_for_frozen(observed)
+        if not self._uses_policy():
+            return
         stamp_ns = observed.observation.stamp_ns
         if self._sent is not None and self._sent[0] == stamp_ns and observed.repeated:
             self._chunk.send_bytes(self._sent[1])
@@ -131,13 +192,17 @@ class PolicyNode(Node):
             else:
                 self._waiting = waiting
 
+    def _want(self) -> None:
+        episode = self._episode
+        self._host.want(self._robot, episode.policy_version, episode.reward_version)
+
     # ---- the model ---------------------------------------------------------------------------
 
     def _uses_policy(self) -> bool:
         """A person moves the robot in demonstrations, unless a policy is asked for as well."""
-        return self._episode.live and (
-            self._episode.mode != "demo" or bool(self._episode.policy_version)
-        )
+        episode = self._episode
+        wanted = episode.mode != "demo" or bool(episode.policy_version)
+        return self.active and episode.live and wanted
 
     def _in_force(self) -> bool:
         version, loading, _ = self._host.policy(self._robot)
@@ -148,7 +213,7 @@ class PolicyNode(Node):
         episode = observed.episode
         ask = self._logic.ask(
             observed.observation, episode.seed, episode.temperature, observed.offsets,
-            observed.received_s,
+            observed.received_s, observed.digests,
         )  # fmt: skip
         if ask is not None:
             self._host.act(
@@ -177,7 +242,7 @@ class PolicyNode(Node):
         decision = self._decision.send(
             messages.decision(
                 stamp_ns, answer.version, answer.decision, self._space, answer.latency,
-                answer.deadline_missed, ask.offsets,
+                answer.deadline_missed, ask.offsets, ask.digests,
             )
         )  # fmt: skip
         self._sent = (stamp_ns, chunk, decision)
@@ -190,7 +255,9 @@ class PolicyNode(Node):
     def _announce(self) -> None:
         version, loading, refused = self._host.policy(self._robot)
         reason = refused or self._refusal
-        if reason:
+        if not self.active:
+            state, reason = "inactive", ""
+        elif reason:
             state = "error"
         elif loading:
             state = "loading"
@@ -202,32 +269,53 @@ class PolicyNode(Node):
             state, reason = "error", "no policy version is given by the plan and none is loaded"
         if not self._episode.live and state == "error":
             state = "idle"  # the next episode asks again
-        level = ERROR if state == "error" else WARNING if self._stale or self._frozen else OK
+        frozen, still = self._cameras.frozen, self._cameras.still
+        warned = self._silent or frozen or still
         self._status.announce(
-            level=level, message=reason, episode_id=self._episode.episode_id, version=version,
-            state=state, reason=reason, stale=self._stale, frozen=self._frozen,
+            level=ERROR if state == "error" else WARNING if warned else OK,
+            message=reason or self._complaint(), episode_id=self._episode.episode_id,
+            version=version, state=state, reason=reason, stale=bool(self._silent),
+            frozen=bool(frozen),
         )  # fmt: skip
+
+    # ---- the cameras, in real time -----------------------------------------------------------
+
+    def _complaint(self) -> str:
+        """What is wrong with the cameras, in words."""
+        parts = (
+            ("no fresh picture", self._silent),
+            ("the same picture while the robot is told to move", self._cameras.frozen),
+            ("the same picture", self._cameras.still),
+        )
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
 
     def _check_freshness(self) -> None:
+        """And look again when the next camera falls silent: a fixed period would come late."""
         assert self._source is not None
-        limit = max(STALE_SECONDS, 1.5 / self._space.rate)
-        age = time.monotonic() - self._source.picture_s
-        stale = self._uses_policy() and age > limit
-        if stale != self._stale:
-            self._stale = stale
+        limit = max(self._stale_s, 1.5 / self._space.rate)
+        silent, left = self._source.silent_cameras(limit)
+        if not self._uses_policy():
+            silent = ()
+        if silent:
+            left = min(left, _AGAIN_SECONDS)
+        self._freshness.timer_period_ns = int(1e9 * min(max(left, _SOONEST_SECONDS), limit))
+        self._freshness.reset()
+        if silent != self._silent:
+            self._silent = silent
             self._announce()
 
+    def _on_guard_state(self, message: Any) -> None:
+        executed = messages.read_executed(messages.read_named_scalars(message), self._space)
+        self._motion.on_guard(executed)
+
     def _look_for_frozen(self, observed: Observed) -> None:
-        digest = 0
-        for image in observed.observation.images.values():
-            digest = zlib.crc32(np.ascontiguousarray(image), digest)
         answer = self._logic.answer
-        moving = self._episode.phase == "running" and answer is not None and bool(
-            np.any(answer.values)
-        )  # fmt: skip
-        frozen = self._watch.update(digest, moving, observed.received_s)
-        if frozen != self._frozen:
-            self._frozen = frozen
+        values = None if answer is None else answer.values
+        told = self._motion.moving(values)
+        moving = told and self._episode.phase == "running"
+        stamp_ns = observed.observation.stamp_ns
+        stamps = {n: stamp_ns + round(observed.offsets[n] * 1e9) for n in observed.digests}
+        if self._cameras.update(observed.digests, stamps, moving, observed.received_s):
             self._announce()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 from efm_core.actions import ActionSpace
 from efm_core.observation import Decision, Observation, draws
 
-FROZEN_SECONDS = 0.5
-"""A picture that stays the same this long while the robot is told to move is frozen."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A question to the model.
 
     draws: float64 (tokens,), uniform in [0, 1): they decide the sample. received_s: steady time
-    of the picture's receipt.
+    of the picture's receipt. digests: camera -> checksum of the picture used (real time).
     """
 
     observation: Observation
@@ -29,6 +26,7 @@ class Ask:
     temperature: float
     offsets: Mapping[str, float]
     received_s: float
+    digests: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +70,7 @@ class PolicyLogic:
         temperature: float,
         offsets: Mapping[str, float],
         received_s: float,
+        digests: Mapping[str, int] | None = None,
     ) -> Ask | None:
         """The question for a new observation; None for a stamp that was asked about before.
 
@@ -81,8 +80,9 @@ class PolicyLogic:
             return None
         numbers = draws(seed, self._episode_id, observation.tick, self._space.tokens)
         self._asked = Ask(
-            observation, self._episode_id, numbers, temperature, dict(offsets), received_s
-        )
+            observation, self._episode_id, numbers, temperature, dict(offsets), received_s,
+            digests or {},
+        )  # fmt: skip
         return self._asked
 
     def take(self, ask: Ask, decision: Decision, version: str, now_s: float) -> Answer | None:
@@ -101,25 +101,3 @@ class PolicyLogic:
         """The model failed on this question: it may be asked again."""
         if ask is self._asked:
             self._asked = None
-
-
-class FrozenWatch:
-    """Notices a camera that sends the same picture again and again while the robot moves."""
-
-    def __init__(self, seconds: float = FROZEN_SECONDS) -> None:
-        self._seconds = seconds
-        self._digest: int | None = None
-        self._since: float | None = None
-
-    def update(self, digest: int, moving: bool, now_s: float) -> bool:
-        """Digest of a new picture, whether motion is commanded, steady s -> frozen?
-
-        A scene that stands still while nothing is commanded is no fault.
-        """
-        if digest != self._digest or not moving:
-            self._digest = digest
-            self._since = None
-            return False
-        if self._since is None:
-            self._since = now_s
-        return now_s - self._since >= self._seconds

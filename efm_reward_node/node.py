@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from rclpy.context import Context
-from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
 
 from efm_core import messages
 from efm_core.detector import DetectorSettings
@@ -18,16 +19,29 @@ from efm_core.topics import (
     REWARD_STATUS,
     REWARD_STEPS_TO_GO,
     REWARD_SUCCESS,
+    remap_rules,
 )
 from efm_reward_node.reward_logic import RewardAnswer, RewardLogic
 from efm_ros.channels import Sender
+from efm_ros.managed import MANAGED, Heart, ManagedNode
 from efm_ros.observation_source import ObservationSource
 from efm_ros.observing import EpisodeView, Observed
+from efm_ros.parameters import declare
 from efm_ros.status import ERROR, OK, StatusSender
+
+PARAMETERS = MANAGED
 
 
 class RewardHost(Protocol):
     """Where the models are: one engine for many robots."""
+
+    def prepare(self, robot: str, role: str) -> Future | None:
+        """Load and warm up what `role` (reward) most likely needs; done when that is over."""
+        ...
+
+    def release(self, robot: str, role: str) -> None:
+        """The role needs no model any more."""
+        ...
 
     def want(self, robot: str, policy: str, reward: str) -> None:
         """The robot's episode wants these versions, "" for whatever it has."""
@@ -51,14 +65,27 @@ class RewardHost(Protocol):
         ...
 
 
-class RewardNode(Node):
+class RewardNode(ManagedNode):
     """The reward model of one robot; its host calls `on_models` after a change."""
 
-    def __init__(self, robot: str, host: RewardHost, *, context: Context | None = None) -> None:
+    def __init__(
+        self,
+        robot: str,
+        host: RewardHost,
+        *,
+        context: Context | None = None,
+        remaps: Mapping[str, str] | None = None,
+        parameters: Sequence[Parameter] = (),
+        heart: Heart | None = None,
+    ) -> None:
+        """`parameters`: values of `PARAMETERS` other than the defaults. heart: its process's."""
         super().__init__(
             "reward", namespace=robot, context=context, start_parameter_services=False,
+            parameter_overrides=list(parameters),
             use_global_arguments=False,  # a process-wide remap must not rename every node
+            cli_args=["--ros-args", *remap_rules(remaps or {})],
         )  # fmt: skip
+        values = declare(self, PARAMETERS)
         self._robot, self._host = robot, host
         self._logic = RewardLogic()
         self._episode = EpisodeView()
@@ -71,13 +98,34 @@ class RewardNode(Node):
         )
         self._refusal = ""
         self._status = StatusSender(
-            self, REWARD_STATUS, "reward", episode_id="", version="", state="idle", reason="",
+            self, REWARD_STATUS, "reward", episode_id="", version="", state="inactive", reason="",
             stale=False, frozen=False, decisions=0, deadline_missed=0,
         )  # fmt: skip
+        self.manage(heart or Heart(self, values["heartbeat_s"]), values["autostart"])
 
     def attach(self, source: ObservationSource) -> None:
         """Take observations from `source`."""
         source.add(self)
+
+    # ---- life cycle --------------------------------------------------------------------------
+
+    def load(self) -> Future | None:
+        """Have the host load a model, as far as it can know which."""
+        return self._host.prepare(self._robot, "reward")
+
+    def begin(self) -> None:
+        """Judge from now on."""
+        self._want()
+        self._announce()
+
+    def halt(self) -> None:
+        """Say nothing more; an episode without a judge ends as unknown, never as success."""
+        self._waiting = self._asked_ns = self._sent = None
+        self._announce()
+
+    def release(self) -> None:
+        """The host need not keep the model for this node."""
+        self._host.release(self._robot, "reward")
 
     # ---- Listener ----------------------------------------------------------------------------
 
@@ -88,8 +136,8 @@ class RewardNode(Node):
             self._logic.begin(episode.episode_id)
             self._waiting = self._asked_ns = self._sent = None
             self._refusal = ""
-        if _wants(episode) != _wants(before):
-            self._host.want(self._robot, episode.policy_version, episode.reward_version)
+        if self.active and _wants(episode) != _wants(before):
+            self._want()
         self._announce()
 
     def on_observed(self, observed: Observed) -> None:
@@ -111,13 +159,17 @@ class RewardNode(Node):
             waiting, self._waiting = self._waiting, None
             self._ask(waiting)
 
+    def _want(self) -> None:
+        episode = self._episode
+        self._host.want(self._robot, episode.policy_version, episode.reward_version)
+
     # ---- the model ---------------------------------------------------------------------------
 
     def _uses_reward(self) -> bool:
         """Demonstrations are judged only when their plan names a reward version."""
-        return self._episode.live and (
-            self._episode.mode != "demo" or bool(self._episode.reward_version)
-        )
+        episode = self._episode
+        wanted = episode.mode != "demo" or bool(episode.reward_version)
+        return self.active and episode.live and wanted
 
     def _in_force(self) -> bool:
         version, loading, _ = self._host.reward(self._robot)
@@ -141,17 +193,17 @@ class RewardNode(Node):
             return
         observation = observed.observation
         settings = self._host.detector(self._robot)
-        self._publish(
-            self._logic.take(observation.stamp_ns, observation.tick, word, settings)
-        )
+        answer = self._logic.take(observation.stamp_ns, observation.tick, word, settings)
+        self._publish(answer, observed)
 
-    def _publish(self, answer: RewardAnswer) -> None:
+    def _publish(self, answer: RewardAnswer, observed: Observed) -> None:
         version = self._host.reward(self._robot)[0]
         state = self._state.send(
             messages.reward_state(
-                answer.stamp_ns, version, answer.mean, answer.std, answer.reward, answer.success
+                answer.stamp_ns, version, answer.mean, answer.std, answer.reward, answer.success,
+                observed.offsets if observed.digests else None, observed.digests,
             )
-        )
+        )  # fmt: skip
         self._sent = (answer.stamp_ns, state)
         steps_to_go, reward, success = self._plots
         steps_to_go.send(messages.float32(answer.mean))
@@ -164,7 +216,9 @@ class RewardNode(Node):
     def _announce(self) -> None:
         version, loading, refused = self._host.reward(self._robot)
         reason = refused or self._refusal
-        if reason:
+        if not self.active:
+            state, reason = "inactive", ""
+        elif reason:
             state = "error"
         elif loading:
             state = "loading"

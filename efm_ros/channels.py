@@ -8,7 +8,8 @@ JointState, 14 against 36 us to receive one), and the recorder keeps the very by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -84,16 +85,41 @@ def receive(
     return receive_bytes(node, topic, read, clock, lazy=lazy)
 
 
+def receive_aged(
+    node: Node,
+    topic: Topic,
+    callback: Callable[[Any, float], None],
+    clock: Clock = "lockstep",
+    lazy: bool = False,
+) -> Subscription:
+    """As `receive`, but the callback is told too how many s ago the message arrived.
+
+    A lazy message waits until something else wakes the process. 0.0 where the middleware does not
+    say. The time of arrival is the wall clock's: where that jumps meanwhile, the one message that
+    waits is taken for too old (which holds the arm) or for new.
+    """
+
+    def read(data: bytes, info: Mapping[str, int]) -> None:
+        arrived_ns = info["received_timestamp"]
+        age = max((time.time_ns() - arrived_ns) / 1e9, 0.0) if arrived_ns else 0.0
+        callback(messages.deserialize(data, topic.type), age)
+
+    return receive_bytes(node, topic, read, clock, lazy=lazy)
+
+
 def receive_bytes(
     node: Node,
     topic: Topic,
-    callback: Callable[[bytes], None],
+    callback: Callable[..., None],
     clock: Clock = "lockstep",
     role: Role = "subscription",
     lazy: bool = False,
 ) -> Subscription:
     """Call `callback` with the CDR bytes of every message of `topic` (a recorder's way).
 
+    A callback of two parameters is given rclpy's message info too, a dict in which
+    `received_timestamp` and `source_timestamp` are the wall times of arrival and sending in ns, 0
+    where the middleware has none.
     lazy: the message alone does not wake the process; see `efm_ros.executor.set_lazy`.
     """
     subscription = node.create_subscription(

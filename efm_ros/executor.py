@@ -10,7 +10,7 @@ number of wake-ups that bounds a lockstep fleet's speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from inspect import iscoroutinefunction
 from threading import get_ident
@@ -41,11 +41,13 @@ _LAZY: WeakSet[Subscription] = WeakSet()
 
 
 def set_lazy(node: Node, subscription: Subscription, lazy: bool = True) -> None:
-    """Take this subscription's messages only when something else wakes the executor.
+    """Take this subscription's messages only when something else wakes a node of its namespace.
 
-    They come before those of all other subscriptions, in the order of creation. For messages that
+    They come before timers and all other subscriptions, in the order of creation. For messages that
     are needed together with a later one (the pose with the chunk) or only recorded; the depth of
-    the subscription must hold what comes between two wake-ups. rclpy's executors take no notice.
+    the subscription must hold what comes between two wake-ups. One process may serve many robots,
+    each in its namespace: what one of them is woken by costs the others nothing. rclpy's
+    executors take no notice.
     """
     if lazy == (subscription in _LAZY):
         return
@@ -59,7 +61,8 @@ class _WaitList:
 
     def __init__(self, executor: DrainingExecutor, context: Context) -> None:
         self.subscriptions: dict[int, Subscription] = {}
-        self.lazy: list[Subscription] = []
+        self.lazy: dict[str, list[Subscription]] = {}
+        self._spaces: dict[Any, str] = {}
         self.timers: dict[int, Timer] = {}
         self.guards: dict[int, Any] = {}
         self.services: dict[int, Any] = {}
@@ -69,15 +72,26 @@ class _WaitList:
         self._stack = ExitStack()
         self._stack.enter_context(context.handle)
         for node in executor.get_nodes():
+            space = node.get_namespace()
+            for entities in (
+                node.subscriptions, node.timers, node.services, node.clients, node.guards,
+                node.waitables,
+            ):  # fmt: skip
+                self._spaces.update(dict.fromkeys(entities, space))
             eager = [s for s in node.subscriptions if s not in _LAZY]
             self._add(self.subscriptions, "add_subscription", eager)
-            lazy = [s for s in node.subscriptions if s in _LAZY]
-            self.lazy += [s for s in lazy if self._enter(s.handle)]
+            lazy = [s for s in node.subscriptions if s in _LAZY and self._enter(s.handle)]
+            self.lazy.setdefault(space, []).extend(lazy)
             self._add(self.timers, "add_timer", node.timers)
             self._add(self.services, "add_service", node.services)
             self._add(self.clients, "add_client", node.clients)
             self._add(self.guards, "add_guard_condition", node.guards)
-            self.waitables.extend(w for w in node.waitables if self._enter(w))
+            # The rmw waits for a reader's events by the same condition as for its messages: in the
+            # wait set they would be woken by what is to wait, and for ever.
+            silent = {id(w) for s in node.subscriptions if s in _LAZY for w in s.event_handlers}
+            self.waitables.extend(
+                w for w in node.waitables if id(w) not in silent and self._enter(w)
+            )
         for guard in (executor._guard, executor._sigint_gc):
             if self._enter(guard.handle):
                 self._handles.append(("add_guard_condition", guard.handle))
@@ -127,6 +141,11 @@ class _WaitList:
             return []
         pointers = self.wait_set.get_ready_entities(kind)
         return [table[pointer] for pointer in pointers if pointer in table]
+
+    def belonging_to(self, ready: Iterable[Any]) -> Iterator[Subscription]:
+        """The lazy subscriptions in the namespaces of these entities."""
+        for space in dict.fromkeys(self._spaces[entity] for entity in ready):
+            yield from self.lazy[space]
 
     def close(self) -> None:
         """Let go of every entity; those destroyed meanwhile are freed now."""
@@ -255,9 +274,13 @@ class DrainingExecutor(SingleThreadedExecutor):
         for guard in guards:
             guard._executor_triggered = True  # waiting consumed the trigger
         waitables = [w for w in waiting.waitables if w.is_ready(waiting.wait_set)]
+        for subscription in waiting.belonging_to(
+            (*subscriptions, *timers, *guards, *clients, *services, *waitables)
+        ):
+            self._run_subscription(subscription)
         for timer in timers:
             self._run_timer(timer)
-        for subscription in (*waiting.lazy, *subscriptions):
+        for subscription in subscriptions:
             self._run_subscription(subscription)
         for entities, take in (
             (guards, self._take_guard_condition),

@@ -9,6 +9,9 @@ from rclpy.node import Node
 LEASE_SECONDS = 5.0
 """How long a killed process stays in the graph: leaseDuration of config/dds_profile.xml."""
 
+GRACE_SECONDS = LEASE_SECONDS + 2.0
+"""A node that was killed and came back may be seen twice for this long."""
+
 UNKNOWN = "_NODE_NAME_UNKNOWN_"
 """What rclpy calls the node of an endpoint whose participant it hardly knows yet."""
 
@@ -20,7 +23,7 @@ class PublisherWatch:
     that was killed and came back, and only wrong when they are still there after the lease.
     """
 
-    def __init__(self, grace: float = LEASE_SECONDS + 2.0) -> None:
+    def __init__(self, grace: float = GRACE_SECONDS) -> None:
         self._grace = grace
         self._since: dict[str, float] = {}
 

@@ -1,7 +1,8 @@
-"""Status topics: one DiagnosticStatus, sent on every change and repeated at 10 Hz."""
+"""Status topics: one DiagnosticStatus, sent on every change and repeated at 4 Hz."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -11,7 +12,7 @@ from efm_core import messages
 from efm_core.topics import Topic
 from efm_ros.channels import Sender
 
-REPEAT_SECONDS = 0.1
+REPEAT_SECONDS = 0.25
 
 OK, WARNING, ERROR = 0, 1, 2
 """Levels of diagnostic_msgs/DiagnosticStatus."""
@@ -22,6 +23,7 @@ class StatusSender:
 
     `announce` sends at once when something changed; `note` waits for the next repetition, for
     counters that change every tick. Values are written as text: True and False as 1 and 0.
+    live: asked for pairs whenever the status is sent, for what is dear to write.
     """
 
     def __init__(self, node: Node, topic: Topic, name: str, **values: Any) -> None:
@@ -31,6 +33,7 @@ class StatusSender:
         self._values = {key: _text(value) for key, value in values.items()}
         self._level = OK
         self._message = ""
+        self.live: Callable[[], Mapping[str, Any]] = dict
         # Steady: a jump of the wall clock must not silence a heartbeat.
         self._timer = node.create_timer(
             REPEAT_SECONDS, self.send, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -56,6 +59,7 @@ class StatusSender:
 
     def send(self) -> None:
         """Publish the pairs as they are, stamped with the node's clock."""
+        self.note(**self.live())
         stamp_ns = self._node.get_clock().now().nanoseconds
         self._sender.send(
             messages.status(stamp_ns, self._name, self._values, self._level, self._message)

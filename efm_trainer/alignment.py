@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,56 +11,85 @@ from numpy.typing import NDArray
 
 from efm_core import messages
 from efm_core.actions import ActionSpace
+from efm_core.camera_intake import Frame
 from efm_core.episode import EpisodeRecord
 from efm_core.observation import Decision
 from efm_trainer.episode_data import SOURCE_NONE, EpisodeData
+from efm_trainer.pictures import CameraTrack, Inputs, StateTrack, restamp
+from efm_trainer.stored_pictures import Pictures, decoded
 
 
 @dataclass(slots=True)
 class _HeardDecision:
     version: str
     decision: Decision
-    offsets: dict[str, float]
 
 
 @dataclass(slots=True)
 class HeardMessages:
-    """Messages by role and stamp (ns); of a repeated stamp the first counts."""
+    """Messages by role and stamp (ns); of a repeated stamp the first counts.
+
+    record: whose cameras and tolerances say how pictures and state are judged and paired.
+    """
 
     space: ActionSpace
-    images: dict[str, dict[int, NDArray[np.uint8]]] = field(default_factory=dict)
-    state: dict[int, dict[str, float]] = field(default_factory=dict)
+    record: EpisodeRecord
+    cameras: dict[str, CameraTrack] = field(default_factory=dict)
+    state: dict[str, StateTrack] = field(default_factory=dict)
     decision: dict[int, _HeardDecision] = field(default_factory=dict)
     guard: dict[int, dict[str, float]] = field(default_factory=dict)
     reward: dict[int, tuple[str, float]] = field(default_factory=dict)
+    inputs: dict[int, Inputs] = field(default_factory=dict)
 
-    def take(self, role: str, message: Any) -> None:
-        """File one message under its role: image/<camera>, state, decision, guard or reward."""
-        stamp = messages.stamp_of(message)
+    def take(self, role: str, message: Any, received_ns: int = 0) -> None:
+        """File one message under its role, received by the recorder at a wall time in ns.
+
+        role: image/<camera>, state/<source>, decision, guard or reward.
+        """
         if role.startswith("image/"):
-            camera = self.images.setdefault(role.removeprefix("image/"), {})
-            camera.setdefault(stamp, messages.read_image(message))
-        elif role == "decision":
+            self._camera(role.removeprefix("image/")).take(message, received_ns)
+            return
+        if role.startswith("state/"):
+            source = role.removeprefix("state/")
+            self.state.setdefault(source, StateTrack(source, self.record)).take(message)
+            return
+        stamp, scalars = messages.stamp_of(message), messages.read_named_scalars(message)
+        if role == "decision":
             version, decision = messages.read_decision(message, self.space)
-            scalars = messages.read_named_scalars(message)
-            offsets = {n[7:]: v for n, v in scalars.items() if n.startswith("offset/")}
-            self.decision.setdefault(stamp, _HeardDecision(version, decision, offsets))
+            self.decision.setdefault(stamp, _HeardDecision(version, decision))
         elif role == "reward":
-            mean = messages.read_named_scalars(message)["steps_to_go"]
-            self.reward.setdefault(stamp, (message.header.frame_id, mean))
+            self.reward.setdefault(stamp, (message.header.frame_id, scalars["steps_to_go"]))
         else:
-            kept = self.state if role == "state" else self.guard
-            kept.setdefault(stamp, messages.read_named_scalars(message))
+            self.guard.setdefault(stamp, scalars)
+            return
+        found = Inputs(*messages.read_inputs(scalars))
+        if found.offsets:
+            self.inputs.setdefault(stamp, found)
 
-    def assemble(self, record: EpisodeRecord, cameras: Sequence[str]) -> EpisodeData:
-        """Pair everything by stamp. Raises ValueError when a camera recorded nothing."""
+    def _camera(self, name: str) -> CameraTrack:
+        if name not in self.cameras:
+            self.cameras[name] = CameraTrack(name, self.record)
+        return self.cameras[name]
+
+    def assemble(
+        self,
+        record: EpisodeRecord,
+        cameras: Sequence[str],
+        join: Callable[[Sequence[Frame]], Pictures] = decoded,
+    ) -> EpisodeData:
+        """Pair everything by stamp. Raises ValueError when a camera recorded nothing.
+
+        join: a camera's frames, one per row -> what `EpisodeData.images` holds.
+        """
         for camera in cameras:
-            if not self.images.get(camera):
+            if not self._camera(camera):
                 raise ValueError(f"camera '{camera}' has no image; check the camera names")
-        primary = sorted(t for t in self.images[cameras[0]] if t >= record.start_ns)
-        wanted = set(self.decision) | set(self.reward)
+        answered = set(self.decision) | set(self.reward)
+        primary = self.cameras[cameras[0]]
+        restamp(primary, {t: i for t, i in self.inputs.items() if t in answered})
         period = 1e9 / record.rate
-        stamps = [t for t in _control_rows(primary, wanted, period) if self._complete(t, cameras)]
+        rows = _control_rows([t for t in primary.stamps if t >= record.start_ns], answered, period)
+        stamps = [t for t in rows if self._complete(t, cameras)]
         if not stamps:
             raise ValueError(f"camera '{cameras[0]}' has no image from {record.start_ns} ns on")
         guard = [self._guard(t, t + period) for t in stamps]
@@ -71,8 +100,8 @@ class HeardMessages:
         return EpisodeData(
             record=record,
             space=self.space,
-            images={c: np.stack([self._image(c, t) for t in stamps]) for c in cameras},
-            state=_columns([self.state.get(t, {}) for t in stamps]),
+            images={c: join([self._frame(c, t) for t in stamps]) for c in cameras},
+            state=_columns([self._state(t) for t in stamps]),
             stamps=np.array(stamps, dtype=np.int64),
             bins=np.stack([h.decision.bins.reshape(tokens) if h else none for h in heard]),
             log_prob=np.array([h.decision.log_prob if h else np.nan for h in heard]),
@@ -86,25 +115,21 @@ class HeardMessages:
             end_row=max(int(np.searchsorted(stamps, last)) - 1, 0),
         )
 
-    def _image_stamp(self, camera: str, stamp: int) -> int | None:
-        """The stamp of `camera`'s image that the policy used with the observation at `stamp`."""
-        if stamp in self.images[camera]:
-            return stamp
-        heard = self.decision.get(stamp)
-        if heard is not None and camera in heard.offsets:
-            target = stamp + round(heard.offsets[camera] * 1e9)
-            near = min(self.images[camera], key=lambda t: abs(t - target))
-            return near if abs(near - target) <= 1000 else None
-        before = [t for t in self.images[camera] if t < stamp]
-        return max(before, default=None)
-
     def _complete(self, stamp: int, cameras: Sequence[str]) -> bool:
-        return all(self._image_stamp(camera, stamp) is not None for camera in cameras)
+        inputs = self.inputs.get(stamp)
+        return all(self.cameras[camera].find(stamp, inputs) is not None for camera in cameras)
 
-    def _image(self, camera: str, stamp: int) -> NDArray[np.uint8]:
-        used = self._image_stamp(camera, stamp)
+    def _frame(self, camera: str, stamp: int) -> Frame:
+        used = self.cameras[camera].find(stamp, self.inputs.get(stamp))
         assert used is not None  # rows without it were dropped by _complete
-        return self.images[camera][used]
+        return used
+
+    def _state(self, stamp: int) -> dict[str, float]:
+        inputs = self.inputs.get(stamp)
+        found: dict[str, float] = {}
+        for track in self.state.values():
+            found.update(track.find(stamp, inputs))
+        return found
 
     def _guard(self, start: int, end: float) -> tuple[NDArray[np.float64], int, bool]:
         """Executed (D,), source and modified over one period.

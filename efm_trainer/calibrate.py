@@ -1,4 +1,4 @@
-"""The success detector's threshold and hold, chosen on episodes that a person labelled.
+"""The success detector's threshold, held against episodes that a person labelled.
 
 The labels are `labels.operator` alone: did the robot get there. The simulator's truth is never
 read; in simulation an oracle operator may have given the labels, which the records then say.
@@ -6,13 +6,14 @@ read; in simulation an oracle operator may have given the labels, which the reco
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from efm_core.detector import DetectorSettings, SuccessDetector
 from efm_trainer.episode_data import EpisodeData
@@ -24,26 +25,48 @@ class TooFewLabelsError(ValueError):
 
 
 class CalibrationConfig(BaseModel):
-    """What is tried and what is wanted.
+    """What is wanted, and what may be tried when labels say that `start` does not give it.
 
-    thresholds (steps) and holds (ticks) are combined; the choice is the one with the highest
-    recall among those whose expected precision reaches `precision`, or, where none does, the one
-    that expects most. Expected is (true + 1) / (fired + 2), Laplace's rule of succession: the best
-    of twelve on fifty labels looks better than it is. Below a hold of 3 near misses fire: a block
-    passes the goal's border within one or two ticks; above 0.85 steps practice learns to stop
-    short (docs/log.md). minimum_labels: of each kind, below which nothing is chosen.
+    thresholds: steps, ascending, `start` among them; hold: ticks. Fifty labels can't tell good
+    thresholds apart, and the best of several on them looks better than it is, so `start` stays
+    unless they contradict it: where the 95 % interval of the precision lies below `precision`,
+    the next stricter one whose interval does not; where that of the recall lies below `recall`,
+    the next looser one that mends it (or the loosest) among those whose expected precision,
+    (true + 1) / (fired + 2), Laplace's rule of succession, reaches `precision`. Below a hold of 3
+    near misses fire: a block passes the goal's border within one or two ticks; above 0.85 steps
+    practice learns to stop short (docs/log.md). minimum_labels: of each kind, below which nothing
+    is chosen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     thresholds: tuple[Annotated[float, Field(gt=0.0)], ...] = (
-        0.3, 0.4, 0.5, 0.6, 0.7, 0.85,
+        0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85,
     )  # fmt: skip
-    holds: tuple[Annotated[int, Field(ge=1)], ...] = (3, 4)
+    start: float = 0.5
+    hold: Annotated[int, Field(ge=1)] = 4
     release: Annotated[float, Field(ge=0.0)] = 0.3
     minimum_ticks: Annotated[int, Field(ge=0)] = 2
     precision: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    recall: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
     minimum_labels: Annotated[int, Field(ge=1)] = 5
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CalibrationConfig:
+        rising = all(low < high for low, high in itertools.pairwise(self.thresholds))
+        if not rising or self.start not in self.thresholds:
+            raise ValueError(
+                f"thresholds={self.thresholds}, start={self.start}: give rising thresholds, and "
+                "one of them as start"
+            )
+        return self
+
+    def detector(self, threshold: float) -> DetectorSettings:
+        """The detector with one of the thresholds."""
+        return DetectorSettings(
+            threshold=threshold, hold=self.hold, release=self.release,
+            minimum_ticks=self.minimum_ticks,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +192,9 @@ def quality_of(traces: Sequence[Trace], settings: DetectorSettings) -> DetectorQ
 
 
 def calibrate(traces: Sequence[Trace], config: CalibrationConfig) -> Calibration:
-    """Choose threshold and hold; see `CalibrationConfig`.
+    """Choose a threshold; see `CalibrationConfig`.
 
-    Ties in recall go to the more precise, then to the longer hold (cheaper than a lower
-    threshold). Raises TooFewLabelsError when either kind of label is rarer than `minimum_labels`.
+    Raises TooFewLabelsError when either kind of label is rarer than `minimum_labels`.
     """
     positive = sum(t.label for t in traces)
     if min(positive, len(traces) - positive) < config.minimum_labels:
@@ -180,23 +202,33 @@ def calibrate(traces: Sequence[Trace], config: CalibrationConfig) -> Calibration
             f"{positive} successes and {len(traces) - positive} failures are labelled, at least "
             f"{config.minimum_labels} of each are needed; label more calibration episodes"
         )
-    tried: list[tuple[DetectorSettings, DetectorQuality]] = []
-    for threshold in config.thresholds:
-        for hold in config.holds:
-            settings = DetectorSettings(
-                threshold=threshold, hold=hold, release=config.release,
-                minimum_ticks=config.minimum_ticks,
-            )  # fmt: skip
-            tried.append((settings, quality_of(traces, settings)))
-    firing = [t for t in tried if t[1].true_positives]
-    good = [t for t in firing if t[1].expected_precision >= config.precision]
-    if good:
-        settings, quality = max(good, key=lambda t: (t[1].recall, t[1].precision, t[0].hold))
-    else:
-        settings, quality = max(
-            firing or tried, key=lambda t: (t[1].expected_precision, t[1].recall, t[0].hold)
-        )
+    tried = [quality_of(traces, config.detector(threshold)) for threshold in config.thresholds]
+    chosen = _chosen(tried, config)
     return Calibration(
-        settings, quality, bool(good), tuple(t.episode_id for t in traces),
-        tuple(sorted({t.source for t in traces})),
+        config.detector(config.thresholds[chosen]), tried[chosen],
+        bool(tried[chosen].true_positives) and not _contradicted(tried[chosen], config),
+        tuple(t.episode_id for t in traces), tuple(sorted({t.source for t in traces})),
     )  # fmt: skip
+
+
+def _chosen(tried: Sequence[DetectorQuality], config: CalibrationConfig) -> int:
+    """Which threshold; `tried` are in their order."""
+    start = config.thresholds.index(config.start)
+    if _contradicted(tried[start], config):
+        firing = [i for i in range(start, -1, -1) if tried[i].true_positives]
+        stricter = [i for i in firing if not _contradicted(tried[i], config)]
+        best = max(firing or [start], key=lambda i: tried[i].expected_precision)
+        return stricter[0] if stricter else best
+    if tried[start].recall_interval[1] >= config.recall:
+        return start
+    looser = [
+        i for i in range(start + 1, len(tried)) if tried[i].expected_precision >= config.precision
+    ]
+    enough = [i for i in looser if tried[i].recall_interval[1] >= config.recall]
+    return (enough[:1] or looser[-1:] or [start])[0]
+
+
+def _contradicted(quality: DetectorQuality, config: CalibrationConfig) -> bool:
+    """Whether the labels say that the precision is less than wanted."""
+    fired = quality.true_positives + quality.false_positives
+    return fired > 0 and quality.precision_interval[1] < config.precision

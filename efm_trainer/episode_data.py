@@ -10,17 +10,21 @@ from numpy.typing import NDArray
 
 from efm_core.actions import ActionSpace
 from efm_core.episode import EpisodeRecord, Labels, Mode, Outcome
+from efm_trainer.stored_pictures import Pictures
 
 SOURCE_HOLD, SOURCE_POLICY, SOURCE_TELEOP, SOURCE_RESET = 0, 1, 2, 3
 SOURCE_NONE = -1
 
 
 def without_truth(record: EpisodeRecord) -> EpisodeRecord:
-    """The record with `labels.truth` removed: nothing that learns may see it."""
+    """The record without `labels.truth` and what a robot's reset says of its blocks.
+
+    Nothing that learns may see either; that a reset was needed stays.
+    """
     labels = Labels(
         operator=record.labels.operator, operator_source=record.labels.operator_source
     )
-    return record.model_copy(update={"labels": labels})
+    return record.model_copy(update={"labels": labels, "reset_reason": ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class EpisodeData:
 
     record: the episode's record, `labels.truth` always None.
     space: the action space the values are written in.
-    images: camera name -> uint8 (N, H, W, 3), RGB, as the policy received them.
+    images: camera name -> uint8 (N, H, W, 3), RGB, as the policy received them; an array, or rows
+        that are read from a cache when asked for.
     state: name -> float64 (N,), proprioception (rad or m, robot base frame); NaN where missing.
     stamps: int64 (N,), ns, ascending.
     bins: int64 (N, tokens), the sampled tokens; -1 where no decision was published.
@@ -48,7 +53,7 @@ class EpisodeData:
 
     record: EpisodeRecord
     space: ActionSpace
-    images: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, Pictures]
     state: Mapping[str, NDArray[np.float64]]
     stamps: NDArray[np.int64]
     bins: NDArray[np.int64]

@@ -21,6 +21,7 @@ from efm_core.guard import Guard, GuardReport
 from efm_core.observation import Decision, Observation, StepsToGo
 from efm_core.plan import EpisodePlan, PlannedEpisode
 from efm_trainer.episode_data import EpisodeData, without_truth
+from efm_trainer.lasting import LastingScene
 from efm_trainer.robot import Demonstrator, Robot
 
 _NAMESPACE = uuid.UUID("5bb0f0f2-2c9c-5f0e-9a51-6d8f2f3c8d11")
@@ -70,7 +71,8 @@ class EpisodeRun:
     demonstrator: None in autonomous episodes. still_ticks: after a success. oracle: whether the
     simulator's truth plays the operator who ends a demonstration and labels episodes; written as
     such. decided_stop: an evaluation may stop once truth and detector have both said success,
-    because nothing later can change what is counted.
+    because nothing later can change what is counted. lasting: the scene to go on from, None for a
+    drawn one; reset_reason: why it was drawn all the same.
     """
 
     robot: Robot
@@ -87,6 +89,8 @@ class EpisodeRun:
     oracle: bool = False
     decided_stop: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
+    lasting: LastingScene | None = None
+    reset_reason: str = ""
     rows: list[Row] = field(default_factory=list)
     episode_id: str = ""
     end_tick: int | None = None
@@ -100,18 +104,34 @@ class EpisodeRun:
         self.episode_id = self.planned.repeats or planned_episode_id(
             self.plan, self.robot_name, self.planned.index
         )
-        scene = self.planned.scene
-        if "state" in scene:
-            self.robot.restore_state(scene["state"])
-        else:
-            wanted = scene.get("instruction", self.planned.instruction)
-            self.robot.reset(int(scene.get("seed", self.planned.index)), wanted)
+        self._make_scene()
         self.scene_hash = self.robot.scene_hash
         self.detector.reset()
         mode = self.plan.mode.value
         self.guard.on_fleet_stopped(False, self.clock_s)
         self.guard.on_episode_status("ready", self.episode_id, self.clock_s, mode)
         self.guard.on_episode_status("running", self.episode_id, self.clock_s, mode)
+
+    def _make_scene(self) -> None:
+        scene = self.planned.scene
+        if scene.get("present"):
+            raise ValueError(
+                f"plan {self.plan.plan_id}, episode {self.planned.index}: scene.present goes on "
+                "from another episode's end, which one process can't; use `efm record`"
+            )
+        if "state" in scene:
+            self.robot.restore_state(scene["state"])
+            return
+        wanted = scene.get("instruction", self.planned.instruction)
+        seed = int(scene.get("seed", self.planned.index))
+        if self.lasting is not None:
+            self.reset_reason = self.lasting.begin(self.robot, self.plan, seed, wanted)
+        else:
+            self.robot.reset(seed, wanted)
+
+    @property
+    def _went_on(self) -> bool:
+        return self.lasting is not None and not self.reset_reason
 
     def observe(self) -> Observation:
         """The next observation; its row is open until `act` closes it."""
@@ -223,9 +243,10 @@ class EpisodeRun:
             action_space=self.space.model_dump(mode="json"), action_space_hash=self.space.hash,
             policy_version=self.versions[0], reward_version=self.versions[1],
             efm_version=self.facts.get("efm_version", ""), scene_hash=self.scene_hash,
-            scene_seed=planned.scene.get("seed"), start_ns=self.start_ns,
+            scene_seed=None if self._went_on else planned.scene.get("seed"), start_ns=self.start_ns,
             end_ns=self.rows[end].observation.stamp_ns,
-            reset_attempts=1, saved=True,
+            reset_attempts=1, reset_asked=bool(self.reset_reason),
+            reset_reason=self.reset_reason, saved=True,
             outcome=Outcome.SUCCESS if success else otherwise, termination_reason=self.reason,
             success_tick=self.detected_at, labels=labels,
         )  # fmt: skip

@@ -144,22 +144,39 @@ def update(
         order = generator.permutation(count)
         for start in range(0, count - settings.minibatch + 1, settings.minibatch):
             rows = torch.from_numpy(order[start : start + settings.minibatch])
-            log_prob, entropy = model.token_log_prob(
-                features[rows], bins[rows], batch.temperature
-            )
-            gain = _gain(log_prob, behaviour[rows], weights[rows], settings)
-            loss = -gain.mean() - settings.entropy_bonus * entropy.mean()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            for part in rows.split(model.rows_per_pass or len(rows)):
+                drawn = (features[part], bins[part], behaviour[part], weights[part])
+                share = len(part) / len(rows)
+                sums += _backward(model, drawn, share, batch.temperature, settings)
             norm = torch.nn.utils.clip_grad_norm_(trainable(model), settings.gradient_norm)
             optimizer.step()
-            with torch.no_grad():
-                kl = (behaviour[rows] - log_prob).sum(dim=1).mean()
-            sums += [loss.item(), entropy.mean().item(), float(norm), kl.item()]
+            sums[2] += float(norm)
             updates += 1
     loss_mean, entropy_mean, norm_mean, kl_mean = sums / updates
     deviation = float(np.std(batch.advantages))
     return UpdateReport(updates, loss_mean, entropy_mean, norm_mean, kl_mean, deviation)
+
+
+def _backward(
+    model: EmbodiedModel,
+    drawn: tuple[Tensor, Tensor, Tensor, Tensor],
+    share: float,
+    temperature: float,
+    settings: ImproveSettings,
+) -> NDArray[np.float64]:
+    """Add the gradients of a `share` of a minibatch; its part of loss, entropy, 0 and kl.
+
+    drawn: features, bins, log-probabilities under the behaviour and weights of its decisions.
+    """
+    features, bins, behaviour, weights = drawn
+    log_prob, entropy = model.token_log_prob(features, bins, temperature)
+    gain = _gain(log_prob, behaviour, weights, settings)
+    loss = -gain.mean() - settings.entropy_bonus * entropy.mean()
+    (share * loss).backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        kl = (behaviour - log_prob).sum(dim=1).mean()
+    return share * np.array([loss.item(), entropy.mean().item(), 0.0, kl.item()])
 
 
 def _gain(log_prob: Tensor, behaviour: Tensor, weight: Tensor, settings: ImproveSettings) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_srvs.srv import Trigger
@@ -26,14 +25,27 @@ from efm_core.topics import EPISODE_STATUS, Topic
 from efm_model.config import CameraSpec
 from efm_ros.channels import PLAN, TRAINER_STATUS, Sender, receive
 from efm_ros.entrypoint import leave, run
-from efm_ros.parameters import fleet_parameter
-from efm_ros.status import ERROR, OK, StatusSender
+from efm_ros.parameters import FLEET, ParameterSpec, declare, described_fleet
+from efm_ros.status import ERROR, OK, WARNING, StatusSender
 from efm_trainer.episode_data import EpisodeData
 from efm_trainer.improve_run import saved_episodes
 from efm_trainer.jobs import ImproveJob, SftJob, Workplace, fine_tune_job, improve_job
 from efm_trainer.progress import Progress, TrainingCancelledError
 
+PARAMETERS = (
+    FLEET,
+    ParameterSpec("run_dir", "runs", "folder of the run, for metrics and results", required=True),
+    ParameterSpec("threads", 1, "threads of torch", "", 1, 256),
+    ParameterSpec(
+        "sft", "{}", "JSON fields of efm_trainer.jobs.SftJob, read by /trainer/sft", writable=True
+    ),
+    ParameterSpec(
+        "improve", "{}", "JSON fields of efm_trainer.jobs.ImproveJob, read by /trainer/improve",
+        writable=True,
+    ),
+)  # fmt: skip
 POLL_SECONDS = 0.05
+PARTED = "early warning: detector and operators' labels part, see result.json"
 _Job = TypeVar("_Job", bound=BaseModel)
 Work = Callable[[], dict[str, Any]]
 
@@ -41,30 +53,22 @@ Work = Callable[[], dict[str, Any]]
 class TrainerNode(Node):
     """Services `/trainer/sft`, `/trainer/improve`, `/trainer/cancel` (std_srvs/Trigger).
 
-    Parameters: `fleet` (path), `run_dir` (metrics and results), `threads` (of torch), and, read
-    when a service is called, `sft` and `improve`: JSON fields of `SftJob` and `ImproveJob`.
+    Parameters: `PARAMETERS`.
     """
 
     def __init__(self, **options: Any) -> None:
         """Raises ValueError naming what is wrong with the fleet file or a parameter."""
         super().__init__("trainer", **options)
-        self._fleet = fleet_parameter(self)
-        folder = Path(self._text("run_dir", "", "folder of the run", read_only=True) or "runs")
-        threads = self.declare_parameter("threads", 1).value
-        torch.set_num_threads(threads if isinstance(threads, int) and threads > 0 else 1)
-        for name, job in (("sft", "SftJob"), ("improve", "ImproveJob")):
-            self._text(name, "{}", f"settings as JSON, see efm_trainer.jobs.{job}")
-        self._place = _workplace(self._fleet, folder)
+        values = declare(self, PARAMETERS)
+        self._fleet = described_fleet(values)
+        torch.set_num_threads(values["threads"])
+        self._place = _workplace(self._fleet, Path(values["run_dir"]))
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._cancel = threading.Event()
         self._waiting: tuple[EpisodePlan, threading.Event] | None = None
         self._robots: dict[str, dict[str, str]] = {}
         self._make_channels()
-
-    def _text(self, name: str, default: str, description: str, read_only: bool = False) -> str:
-        descriptor = ParameterDescriptor(description=description, read_only=read_only)
-        return str(self.declare_parameter(name, default, descriptor).value)
 
     def _make_channels(self) -> None:
         self._plan = Sender(self, PLAN)
@@ -181,11 +185,13 @@ class TrainerNode(Node):
         return episodes
 
     def _tell(self, progress: Progress, version: str) -> None:
-        done = progress.done
         eta = "" if progress.eta_s is None else f"{progress.eta_s:.1f}"
-        self._events.put(
-            lambda: self._status.announce(progress=f"{done:.4f}", eta_s=eta, version=version)
-        )
+        values = {"progress": f"{progress.done:.4f}", "eta_s": eta, "version": version}
+        alarm = PARTED if progress.metrics.get("warning/alarm") else ""
+        if alarm:
+            values["reason"] = alarm
+        level = WARNING if alarm else OK
+        self._events.put(lambda: self._status.announce(level=level, message=alarm, **values))
 
     # ---- in the executor's thread ------------------------------------------------------------
 
@@ -243,7 +249,7 @@ def _workplace(fleet: FleetDescription, run_dir: Path) -> Workplace:
 
 def main() -> None:
     """Entry point `efm_trainer`."""
-    leave(run(TrainerNode))
+    leave(run(TrainerNode, yields=10))
 
 
 if __name__ == "__main__":

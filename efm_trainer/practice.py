@@ -10,18 +10,18 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
-from efm_core.episode import Mode, Outcome
-from efm_core.plan import EpisodePlan, PlannedEpisode
+from efm_core.episode import Outcome
+from efm_core.plan import EpisodePlan
 from efm_model.model import EmbodiedModel
+from efm_trainer.early_warning import LabelTally, WarningSettings, Watch, labels_of, watch
 from efm_trainer.episode_data import SOURCE_TELEOP, EpisodeData
 from efm_trainer.features import FeatureCache
-from efm_trainer.improve import ImproveSettings, new_optimizer, update
+from efm_trainer.improve import new_optimizer, update
+from efm_trainer.practice_settings import PracticeSettings, round_plan
 from efm_trainer.progress import (
     Cancelled,
     MetricsLog,
@@ -32,41 +32,9 @@ from efm_trainer.progress import (
     never,
 )  # fmt: skip
 from efm_trainer.round_batch import build_round
+from efm_trainer.stopping import RoundTally, Verdict, best_round, judge, tally_of
 
 _log = logging.getLogger(__name__)
-
-
-class PracticeSettings(BaseModel):
-    """What a fleet practises and when it stops.
-
-    name: prefix of plan ids and of policy versions. robots: who practises; a round's episodes are
-    dealt out in turn. limit: control ticks per episode. temperature: of the sampled actions.
-    entropy_floor: nats per decision (summed over its tokens) below which practice stops: the
-    policy no longer explores. window, drop: practice stops when the mean detection rate of the
-    last `window` rounds lies more than `drop` below the best such mean: past the peak it gets
-    worse.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")] = "practice"
-    data_set: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")] = "practice"
-    robots: Annotated[tuple[str, ...], Field(min_length=1)] = ("robot1",)
-    rounds: Annotated[int, Field(ge=1)] = 24
-    episodes_per_round: Annotated[int, Field(ge=1)] = 48
-    limit: Annotated[int, Field(ge=1)] = 60
-    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
-    instructions: tuple[str, ...] = ()
-    simulated: bool = True
-    entropy_floor: Annotated[float, Field(ge=0.0)] = 1.5
-    window: Annotated[int, Field(ge=1)] = 4
-    drop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
-    improve: ImproveSettings = ImproveSettings()
-
-    def version_of(self, round_index: int) -> str:
-        """The policy version that round `round_index` (0, 1, ...) gives."""
-        return f"{self.name}-r{round_index:03d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +60,10 @@ class Practice:
     """A practice run and everything it needs to go on.
 
     policy: the weights that act; changed in place. reward: the frozen Stage-1 weights. version:
-    of `policy` now; version_before: the one that acted in the last round. optimizer, round,
-    detections: where a resumed run continues.
+    of `policy` now; version_before: the one that acted in the last round; start: the one that
+    acted in the first (default: `version`). expected: precision to hold the detector to. optimizer,
+    round, detections, tallies, labels: where a resumed run continues; ended: why it does not, ""
+    where it does.
     """
 
     settings: PracticeSettings
@@ -108,6 +78,15 @@ class Practice:
     round: int = 0
     detections: list[float] = field(default_factory=list)
     version_before: str = ""
+    start: str = ""
+    expected: float = WarningSettings().default
+    tallies: list[RoundTally] = field(default_factory=list)
+    labels: list[LabelTally] = field(default_factory=list)
+    ended: str = ""
+
+    def __post_init__(self) -> None:
+        """A run that begins does so with the version it is given."""
+        self.start = self.start or self.version
 
     def run(
         self,
@@ -116,7 +95,7 @@ class Practice:
         on_round: OnRound | None = None,
         cancelled: Cancelled = never,
     ) -> list[RoundReport]:
-        """Rounds until `settings.rounds` or a stop rule.
+        """Rounds until `settings.rounds` or a stop rule; none where one has ended the run before.
 
         Raises TrainingCancelledError between rounds when `cancelled()` turns true, and
         RoundRefusedError when episodes and checkpoints do not fit.
@@ -124,22 +103,27 @@ class Practice:
         reports: list[RoundReport] = []
         total = self.settings.rounds
         pace = Pace(self.round / total)
-        while self.round < total:
+        while self.round < total and not self.ended:
             if cancelled():
                 raise TrainingCancelledError(f"practice stopped before round {self.round}")
             report = self.one_round()
             reports.append(report)
             done = self.round / total
             if log:
-                log.write(report.round, report.metrics, version=report.published)
+                why = {"ended": self.why_ended()} if self.why_ended() else {}
+                log.write(report.round, report.metrics, version=report.published, **why)
             if on_round:
                 on_round(report)
             if progress:
                 progress(Progress("practice", done, pace.eta(done), report.metrics))
-            if report.stop:
-                _log.warning("practice ends after round %d: %s", report.round, report.stop)
-                break
+        if self.ended:
+            _log.warning("practice ends after round %d: %s", self.round - 1, self.ended)
         return reports
+
+    def why_ended(self) -> str:
+        """Why no further round is run, "" while one is due."""
+        done = self.round >= self.settings.rounds
+        return self.ended or (f"all {self.settings.rounds} rounds are done" if done else "")
 
     def one_round(self) -> RoundReport:
         """Collect, check, update, publish."""
@@ -162,27 +146,68 @@ class Practice:
         metrics["seconds/collect"] = collected - started
         metrics["seconds/update"] = time.monotonic() - collected
         self.detections.append(metrics["episodes/detected"])
-        stop = self._why_stop(result.entropy * batch.tokens)
+        records = [episode.record for episode in episodes]
+        self.tallies.append(tally_of(records))
+        self.labels.append(labels_of(records))
+        metrics |= self.watched().scalars()
+        if settings.stop == "auto":
+            metrics |= {**self.verdict().scalars(), "stop/best": float(self.best())}
+        self.ended = self._why_stop(result.entropy * batch.tokens)
         self.version_before, self.version = acted, settings.version_of(number)
         self.round = number + 1
         self.publish(self.policy, self.optimizer, self.version, number, metrics)
         return RoundReport(
-            number, acted, self.version, len(episodes), self.detections[-1], metrics, stop
+            number, acted, self.version, len(episodes), self.detections[-1], metrics, self.ended
+        )
+
+    def verdict(self) -> Verdict:
+        """What the stop rule says of the rounds so far."""
+        return judge(self.tallies, self.settings.limit, self.settings.stopping)
+
+    def watched(self) -> Watch:
+        """What operators' labels say of the detector so far."""
+        return watch(self.labels, self.expected, self.settings.warning)
+
+    def best(self) -> int:
+        """The round that was acted best by the detector's word, as far as that is to be trusted.
+
+        After an alarm these are the rounds before labels and detector parted. Raises ValueError
+        before the first round.
+        """
+        watched = self.watched()
+        trusted = len(self.tallies) if watched.alarmed is None else max(watched.since, 1)
+        return best_round(
+            self.tallies[:trusted], self.settings.limit, self.settings.stopping
         )
 
     def chosen(self) -> str:
-        """The version to go on with: the newest, or the one at the peak if practice passed it."""
+        """The version to go on with: the newest, or the one at the peak if practice passed it.
+
+        With `stop: auto` the best by the detector's word; the newest has not acted yet.
+        """
+        if self.settings.stop == "auto" and self.tallies:
+            return self._actor(self.best())
         means = window_means(self.detections, self.settings.window)
         if not means or max(means) - means[-1] <= self.settings.drop:
             return self.version
-        # Round k was acted by the version of round k - 1; the first rounds by the start.
-        last = int(np.argmax(means)) + self.settings.window - 1
-        return self.settings.version_of(last - 1) if last > 0 else self.version
+        return self._actor(int(np.argmax(means)) + self.settings.window - 1)
+
+    def _actor(self, number: int) -> str:
+        """The version that acted in a round: the last round's, in the first the start."""
+        return self.settings.version_of(number - 1) if number > 0 else self.start
 
     def _why_stop(self, entropy: float) -> str:
         settings = self.settings
         if entropy < settings.entropy_floor:
             return f"entropy {entropy:.2f} nats per decision is below {settings.entropy_floor}"
+        if settings.stop == "auto" and (alarm := self.watched().text):
+            return alarm
+        if settings.stop == "auto" and (verdict := self.verdict()).ends:
+            return (
+                f"plateau: over the last {settings.stopping.window} episodes the detector's score "
+                f"({verdict.score:.3f}) rose by {verdict.rise:+.3f}, standard error "
+                f"{verdict.error:.3f}"
+            )
         means = window_means(self.detections, settings.window)
         if means and max(means) - means[-1] > settings.drop:
             return (
@@ -199,40 +224,19 @@ def window_means(values: Sequence[float], window: int) -> list[float]:
     ]
 
 
-def round_plan(
-    settings: PracticeSettings, number: int, policy_version: str, reward_version: str
-) -> EpisodePlan:
-    """The episodes of one round, drawn in advance as a function of (seed, round) alone."""
-    generator = np.random.default_rng((settings.seed, 1, number))
-    dealt: dict[str, list[PlannedEpisode]] = {robot: [] for robot in settings.robots}
-    for index in range(settings.episodes_per_round):
-        scene = {"seed": int(generator.integers(1, 2**31))} if settings.simulated else {}
-        choices = settings.instructions
-        instruction = choices[int(generator.integers(len(choices)))] if choices else None
-        dealt[settings.robots[index % len(settings.robots)]].append(
-            PlannedEpisode(
-                index=index, instruction=instruction, scene=scene, limit=settings.limit
-            )
-        )
-    return EpisodePlan(
-        plan_id=settings.version_of(number), mode=Mode.PRACTICE, round=number,
-        policy_version=policy_version, reward_version=reward_version,
-        temperature=settings.temperature, seed=settings.seed, end_on_success=True,
-        data_set=settings.data_set,
-        episodes={robot: tuple(episodes) for robot, episodes in dealt.items()},
-    )  # fmt: skip
-
-
 def episode_metrics(episodes: Sequence[EpisodeData]) -> dict[str, float]:
     """Counts and means over a round's episodes; truth is not among what is known here."""
     count = max(len(episodes), 1)
     outcomes = [e.record.outcome for e in episodes]
+    resets = sum(e.record.reset_asked for e in episodes)
     entries = {
         "episodes/count": len(episodes),
         "episodes/detected": sum(o is Outcome.SUCCESS for o in outcomes) / count,
         "episodes/faults": sum(o is Outcome.FAULT for o in outcomes),
         "episodes/interrupted": sum(o is Outcome.INTERRUPTED for o in outcomes),
         "episodes/interventions": sum(len(e.record.interventions) for e in episodes),
+        "episodes/resets": resets,
+        "episodes/resets_per_100": 100.0 * resets / count,
         "episodes/teleop_ticks": sum(int((e.source == SOURCE_TELEOP).sum()) for e in episodes),
         "episodes/ticks": sum(e.record.ticks for e in episodes) / count,
     }

@@ -65,12 +65,14 @@ class MetricsLog:
             self._events = SummaryWriter(str(directory))
 
     def write(self, step: int, scalars: Mapping[str, float], **texts: str) -> None:
-        """One step's figures; names with "/" are grouped by TensorBoard."""
+        """One step's figures and words; names with "/" are grouped by TensorBoard."""
         self._file.write(json.dumps({"step": step, **texts, **scalars}) + "\n")
         self._file.flush()
         if self._events is not None:
             for name, value in scalars.items():
                 self._events.add_scalar(name, value, step)
+            for name, text in texts.items():
+                self._events.add_text(name, text, step)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -112,7 +112,7 @@ def _reset_status(record: EpisodeRecord) -> Any:
         "scene_hash": record.scene_hash,
         "scene_seed": "" if record.scene_seed is None else str(record.scene_seed),
         "instruction": record.instruction,
-        "reason": "",
+        "reason": record.reset_reason,
     }
     return messages.status(record.start_ns, f"{record.robot}/reset", values)
 

@@ -25,7 +25,10 @@ from efm_trainer.rollout import InProcessFleet
 
 @dataclass(frozen=True, slots=True)
 class RecordedEpisode:
-    """The record of an episode and the tokens decided at each of its ticks, int64 (T, tokens)."""
+    """The record of an episode and the tokens decided at each of its ticks, int64 (T, tokens).
+
+    A row of -1: no decision of that tick is in the bag.
+    """
 
     record: EpisodeRecord
     bins: NDArray[np.int64]
@@ -36,13 +39,31 @@ class Repetition:
     """One episode twice.
 
     same_decisions: ticks, counted from the first, at which both decided the same. ticks: of the
-    recorded episode. same_end: equal length, and equal success by the simulator's truth.
+    recorded episode. missing: ticks whose decision is not in its bag. same_end: equal length, and
+    equal success by the simulator's truth.
     """
 
     episode_id: str
     same_decisions: int
     ticks: int
+    missing: int
     same_end: bool
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return self.same_end and self.same_decisions == self.ticks
+
+    def __str__(self) -> str:
+        """What differs, in words."""
+        if self.same:
+            return f"{self.episode_id}: all {self.ticks} decisions are the same"
+        what = f"decided otherwise at tick {self.same_decisions} of {self.ticks}"
+        if self.same_decisions == self.ticks:
+            what = f"decided the same at all {self.ticks} ticks"
+        lost = f", {self.missing} decisions are not in the bag" if self.missing else ""
+        end = "the same" if self.same_end else "otherwise"
+        return f"{self.episode_id}: {what}{lost}, ended {end}"
 
 
 def read_recorded(data_set: Path, plan_id: str) -> dict[int, RecordedEpisode]:
@@ -61,15 +82,18 @@ def read_recorded(data_set: Path, plan_id: str) -> dict[int, RecordedEpisode]:
 
 
 def _decisions(reader: EpisodeReader) -> NDArray[np.int64]:
-    """Tokens by stamp; a decision that was published twice counts once."""
+    """Tokens by tick; a decision that was published twice counts once."""
     record = reader.record
     space = ActionSpace.model_validate(record.action_space)
-    heard: dict[int, NDArray[np.int64]] = {}
+    bins = np.full((record.ticks, space.tokens), -1, dtype=np.int64)
     for _, type_name, _, raw in reader.messages([f"/{record.robot}/{topics.DECISION.name}"]):
         message = messages.deserialize(raw, type_name)
         _, decision = messages.read_decision(message, space)
-        heard.setdefault(messages.stamp_of(message), decision.bins.reshape(-1))
-    return np.array([heard[stamp] for stamp in sorted(heard)], dtype=np.int64)
+        # One that answered the last episode and came late lies before this one's first stamp.
+        tick = round((messages.stamp_of(message) - record.start_ns) * record.rate / 1e9)
+        if 0 <= tick < record.ticks and bins[tick, 0] < 0:
+            bins[tick] = decision.bins.reshape(-1)
+    return bins
 
 
 def repeat(
@@ -94,10 +118,11 @@ def repeat(
 
 def _compare(before: RecordedEpisode, again: FinishedEpisode) -> Repetition:
     ticks = before.record.ticks
-    mine, theirs = again.data.bins[:ticks], before.bins[:ticks]
-    rows = min(len(mine), len(theirs))
-    same = (mine[:rows] == theirs[:rows]).all(axis=1)
+    mine, theirs = again.data.bins[:ticks], before.bins
+    rows = len(mine)
+    same = (mine == theirs[:rows]).all(axis=1)
     leading = rows if same.all() else int(np.argmin(same))
+    missing = int((theirs[:, 0] < 0).sum())
     ended = again.record.ticks == ticks
     truth = again.record.labels.truth == before.record.labels.truth
-    return Repetition(before.record.episode_id, leading, ticks, ended and truth)
+    return Repetition(before.record.episode_id, leading, ticks, missing, ended and truth)

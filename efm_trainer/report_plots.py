@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from efm_core import topics
 from efm_core.bags import EpisodeReader
-from efm_core.bags.decode import image, named_scalars
+from efm_core.bags.decode import named_scalars, picture
 from efm_core.episode import EpisodeRecord
 
 mpl.rcParams["svg.fonttype"] = "none"
@@ -41,17 +41,17 @@ def read_example(path: Path, camera: str = "front") -> Example:
     reader = EpisodeReader(path)
     root = f"/{reader.record.robot}/"
     names = {
-        root + topics.camera(camera).name: "image",
+        **{root + topics.camera(camera, packed).name: "image" for packed in (False, True)},
         root + topics.REWARD_STATE.name: "reward",
         root + topics.TRUTH_STATE.name: "truth",
     }
     pictures: dict[int, NDArray[np.uint8]] = {}
     steps: dict[int, float] = {}
     truth: dict[int, bool] = {}
-    for topic, _, _, data in reader.messages(names):
+    for topic, kind, _, data in reader.messages(names):
         if names[topic] == "image":
-            picture = image(data)
-            pictures[picture.stamp_ns] = picture.rgb
+            shown = picture(data, kind)
+            pictures[shown.stamp_ns] = shown.rgb
             continue
         scalars = named_scalars(data)
         if names[topic] == "reward":

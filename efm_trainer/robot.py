@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,19 @@ class Robot(Protocol):
 
     def truth(self) -> dict[str, float]:
         """Named scalars of the true state with "success" 0 or 1; recorded, read by evaluation."""
+        ...
+
+
+@runtime_checkable
+class LastingRobot(Protocol):
+    """What a robot has beside `Robot` when practice goes on from where its blocks lie."""
+
+    def save_state(self) -> dict[str, object]:
+        """Everything the future depends on, as JSON types, for `restore_state`."""
+        ...
+
+    def go_on_or_reset(self, seed: int, instruction: str | None = None) -> str:
+        """The next start from the scene as it lies; why it was reset in full, "" if it was not."""
         ...
 
 

@@ -20,6 +20,7 @@ from efm_core.guard import Guard, GuardSettings
 from efm_core.observation import draws
 from efm_core.plan import EpisodePlan, PlannedEpisode
 from efm_trainer.episode_run import EpisodeRun, FinishedEpisode
+from efm_trainer.lasting import LastingScenes
 from efm_trainer.progress import Cancelled, TrainingCancelledError, never
 from efm_trainer.recording import record_episode
 from efm_trainer.robot import Brain, Demonstrator, Robot
@@ -33,7 +34,9 @@ class InProcessFleet:
 
     robots: any number; each serves one episode after another. guard: settings of every robot's
     guard (clock lockstep). data_dir: the data root to write bags below, None for memory alone.
-    facts: fleet, task and efm_version for the records.
+    facts: fleet, task and efm_version for the records. scenes: of the robots that plans name,
+    where episodes begin from where the last one left the blocks; whatever else the fleet runs in
+    between leaves them as they are.
     """
 
     def __init__(
@@ -43,12 +46,14 @@ class InProcessFleet:
         data_dir: Path | None = None,
         facts: Mapping[str, str] | None = None,
         still_ticks: int = 4,
+        scenes: LastingScenes | None = None,
     ) -> None:
         if guard.clock != "lockstep":
             raise ValueError("guard.clock must be 'lockstep' for roll-outs in one process")
         self._robots, self._settings = list(robots), guard
         self._data_dir, self._facts = data_dir, dict(facts or {})
         self._still = still_ticks
+        self.scenes = scenes or LastingScenes()
 
     @property
     def space(self) -> ActionSpace:
@@ -111,20 +116,23 @@ class InProcessFleet:
         while waiting or active:
             if cancelled():
                 raise TrainingCancelledError(f"plan '{plan.plan_id}' was cancelled")
-            while waiting and free:
-                name, planned = waiting.popleft()
+            while free and (due := _due(waiting, active)) is not None:
+                name, planned = due
                 slot = free.pop()
                 run = EpisodeRun(
                     self._robots[slot], Guard(self._settings), SuccessDetector(settings), plan,
                     planned, name, self.space, time.time_ns(), versions,
                     make_demonstrator(planned) if make_demonstrator else None,
                     self._still, oracle, decided_stop, self._facts,
+                    self.scenes.of(name) if planned.lasting else None,
                 )  # fmt: skip
                 run.begin()
                 active.append((slot, run))
             _tick([run for _, run in active], brain)
             for slot, run in [pair for pair in active if pair[1].finished]:
                 episode = run.result()
+                if run.lasting is not None:
+                    run.lasting.end(run.robot, plan, episode.record)
                 if self._data_dir is not None:
                     record_episode(self._data_dir / plan.data_set, episode)
                 finished[order[run.robot_name, run.planned.index]] = episode
@@ -133,6 +141,18 @@ class InProcessFleet:
                 free.append(slot)
                 active.remove((slot, run))
         return [finished[i] for i in sorted(finished)]
+
+
+def _due(
+    waiting: deque[tuple[str, PlannedEpisode]], active: Sequence[tuple[int, EpisodeRun]]
+) -> tuple[str, PlannedEpisode] | None:
+    """Take the first listed episode that can begin; where scenes last, a robot's one by one."""
+    busy = {run.robot_name for _, run in active}
+    for entry in waiting:
+        if not (entry[1].lasting and entry[0] in busy):
+            waiting.remove(entry)
+            return entry
+    return None
 
 
 def _tick(runs: Sequence[EpisodeRun], brain: Brain | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ class RoundBatch:
     """M usable decisions of one round.
 
     features: float32 (M, F). bins: int64 (M, tokens). log_prob: float64 (M, tokens), nats per
-    X
-    temperature: of the whole round. report: counts and figures for the metrics.
+    token, by the weights that the batch was made for. returns, advantages, steps_to_go: float64
+    (M,), steps. temperature: of the whole round. report: counts and figures for the metrics.
     """
 
     features: NDArray[np.float32]
@@ -55,13 +55,25 @@ class RoundBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """One segment with the features and tokens of its decisions."""
+class Stretch:
+    """One segment with the features, tokens and recorded log-probabilities of its decisions.
+
+    live_log_prob: float64 (K,), nats over all tokens of a decision, as published when it was made.
+    """
 
     segment: DecisionSegment
     features: NDArray[np.float32]
     bins: NDArray[np.int64]
     live_log_prob: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The stretches of many episodes, all sampled at one temperature."""
+
+    stretches: list[Stretch]
+    temperature: float
+    report: dict[str, float]
 
 
 def build_round(
@@ -80,11 +92,31 @@ def build_round(
     live value by more than `steps_to_go_tolerance`, when log-probabilities differ by more than
     `log_prob_tolerance` in the median, or when temperatures are mixed.
     """
-    dropped: Counter[str] = Counter()
-    stretches: list[_Stretch] = []
-    worst_steps = 0.0
-    temperatures: set[float] = set()
+    gathered = gather(episodes, reward, cache, settings, policy_version, reward_version)
+    batch, live = join(gathered, policy, settings)
+    difference = _check_log_prob(batch.log_prob.sum(axis=1), live, settings)
+    batch.report["log_prob_difference"] = difference
+    return batch
+
+
+def gather(
+    episodes: Iterable[EpisodeData],
+    reward: EmbodiedModel,
+    cache: FeatureCache,
+    settings: ImproveSettings,
+    policy_version: str | None,
+    reward_version: str,
+) -> Gathered:
+    """Recompute d and cut episodes into stretches; nothing of their pictures is kept.
+
+    policy_version: of the weights that acted; None: whatever acted. Raises RoundRefusedError as
+    `build_round` does, but for log-probabilities.
+    """
+    dropped, temperatures = Counter[str](), set[float]()
+    stretches: list[Stretch] = []
+    worst_steps, count = 0.0, 0
     for episode in episodes:
+        count += 1
         if not _belongs(episode, dropped):
             continue
         _check_versions(episode, policy_version, reward_version)
@@ -94,22 +126,19 @@ def build_round(
         for segment in decision_segments(episode, d, settings.fault_tail):
             rows = segment.rows
             stretches.append(
-                _Stretch(segment, features[rows], episode.bins[rows], episode.log_prob[rows])
+                Stretch(segment, features[rows], episode.bins[rows], episode.log_prob[rows])
             )
             temperatures |= set(episode.temperature[rows].tolist())
     if not stretches:
-        raise RoundRefusedError(f"no usable decision in {len(episodes)} episodes: {dict(dropped)}")
+        raise RoundRefusedError(f"no usable decision in {count} episodes: {dict(dropped)}")
     if len(temperatures) > 1:
         raise RoundRefusedError(
             f"temperatures {sorted(temperatures)} are mixed in one round; "
             "practise a round at one temperature"
         )
-    batch = _join(stretches, policy, temperatures.pop(), settings)
-    batch.report.update(
-        {f"episodes_dropped/{reason}": float(count) for reason, count in dropped.items()}
-    )
-    batch.report["steps_to_go_difference"] = worst_steps
-    return batch
+    report = {f"episodes_dropped/{reason}": float(n) for reason, n in dropped.items()}
+    report["steps_to_go_difference"] = worst_steps
+    return Gathered(stretches, temperatures.pop(), report)
 
 
 def _belongs(episode: EpisodeData, dropped: Counter[str]) -> bool:
@@ -125,13 +154,15 @@ def _belongs(episode: EpisodeData, dropped: Counter[str]) -> bool:
     return False
 
 
-def _check_versions(episode: EpisodeData, policy_version: str, reward_version: str) -> None:
+def _check_versions(
+    episode: EpisodeData, policy_version: str | None, reward_version: str
+) -> None:
     policies = set(episode.policy_versions[: episode.end_row]) - {""}
     rewards = set(episode.reward_versions[: episode.end_row + 1]) - {""}
     for kind, found, wanted in (
         ("policy", policies, policy_version), ("reward", rewards, reward_version),
     ):  # fmt: skip
-        if found - {wanted}:
+        if wanted is not None and found - {wanted}:
             raise RoundRefusedError(
                 f"episode {episode.record.episode_id}: {kind} version {sorted(found)} acted, but "
                 f"the round is of '{wanted}'; give the version that made these episodes"
@@ -155,18 +186,21 @@ def _check_steps(episode: EpisodeData, d: NDArray[np.float64], tolerance: float)
     return worst
 
 
-def _join(
-    stretches: Sequence[_Stretch],
-    policy: EmbodiedModel,
-    temperature: float,
-    settings: ImproveSettings,
-) -> RoundBatch:
-    bins = np.concatenate([s.bins for s in stretches])
-    features = np.concatenate([s.features for s in stretches])
+def join(
+    gathered: Gathered, policy: EmbodiedModel, settings: ImproveSettings
+) -> tuple[RoundBatch, NDArray[np.float64]]:
+    """Baseline, advantages and log pi under `policy` of all decisions executed as sampled.
+
+    Second, their recorded log-probabilities, float64 (M,), nats. Raises RoundRefusedError when no
+    decision was executed as sampled.
+    """
+    stretches = gathered.stretches
     used = np.concatenate([s.segment.as_sampled for s in stretches])
-    log_prob = behaviour_log_prob(policy, features, bins, temperature)
-    live = np.concatenate([s.live_log_prob for s in stretches])
-    difference = _check_log_prob(log_prob[used].sum(axis=1), live[used], settings)
+    if not used.any():
+        raise RoundRefusedError("no decision was executed as sampled; look at guard/state")
+    bins = np.concatenate([s.bins for s in stretches])[used]
+    features = np.concatenate([s.features for s in stretches])[used]
+    live = np.concatenate([s.live_log_prob for s in stretches])[used]
     values = [s.segment.values for s in stretches]
     baseline = fit_baseline(values, settings.gamma)
     tails = [
@@ -180,21 +214,18 @@ def _join(
          for v in values]
     )  # fmt: skip
     d = np.concatenate([v.steps_to_go[:-1] for v in values])
-    return RoundBatch(
-        features=features[used],
-        bins=bins[used],
-        log_prob=log_prob[used],
-        returns=gained[used],
-        advantages=gain[used],
-        steps_to_go=d[used],
-        temperature=temperature,
-        report={
-            "decisions": float(len(used)),
-            "decisions_used": float(used.sum()),
-            "return_mean": float(gained.mean()),
-            "log_prob_difference": difference,
-        },
-    )
+    report = {
+        "decisions": float(len(used)),
+        "decisions_used": float(used.sum()),
+        "return_mean": float(gained.mean()),
+    }
+    batch = RoundBatch(
+        features=features, bins=bins,
+        log_prob=behaviour_log_prob(policy, features, bins, gathered.temperature),
+        returns=gained[used], advantages=gain[used], steps_to_go=d[used],
+        temperature=gathered.temperature, report=gathered.report | report,
+    )  # fmt: skip
+    return batch, live
 
 
 def behaviour_log_prob(
@@ -216,8 +247,6 @@ def _check_log_prob(
     recomputed: NDArray[np.float64], live: NDArray[np.float64], settings: ImproveSettings
 ) -> float:
     """Median |recomputed - live| in nats."""
-    if recomputed.size == 0:
-        raise RoundRefusedError("no decision was executed as sampled; look at guard/state")
     median = float(np.median(np.abs(recomputed - live)))
     if not median <= settings.log_prob_tolerance:
         raise RoundRefusedError(

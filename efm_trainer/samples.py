@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efm_core.episode import Mode, Outcome
 from efm_trainer.episode_data import SOURCE_TELEOP, EpisodeData
+
+if TYPE_CHECKING:
+    from efm_trainer.sft_lora import Observations
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,15 @@ class Labels:
 class SftSamples:
     """Observations of many episodes with their targets; M rows, see `Labels`.
 
-    features: float32 (M, F), of the frozen trunk. episodes: number of episodes they come from.
+    features: float32 (M, F), of the frozen trunk; or, where an adapter learns, int64 (M,), row
+    numbers of `observations`. episodes: number of episodes they come from.
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[np.float32] | NDArray[np.int64]
     bins: NDArray[np.int64]
     steps: NDArray[np.int64]
     episodes: int
+    observations: Observations | None = None
 
 
 def labels_of(
@@ -83,6 +89,7 @@ def _chunk_bins(episode: EpisodeData, row: int) -> NDArray[np.int64]:
 def _leading(episode: EpisodeData, row: int, length: int) -> int:
     """How many of `length` rows from `row` on were commanded by the person without a break."""
     mine = episode.source[row : row + length] == SOURCE_TELEOP
+    mine[1:] &= episode.contiguous[row : row + length - 1]
     return length if mine.all() else int(np.argmin(mine))
 
 
@@ -112,11 +119,15 @@ def is_validation(episode: EpisodeData, share: float, declared: bool) -> bool:
 
 def join_samples(
     episodes: Sequence[EpisodeData],
-    features: Sequence[NDArray[np.float32]],
+    features: Sequence[NDArray[np.float32]] | Sequence[NDArray[np.int64]],
     clone_failures: bool = False,
     clone_pauses: bool = False,
+    observations: Observations | None = None,
 ) -> SftSamples:
-    """One below the other. Raises ValueError without any episode."""
+    """One below the other; features, observations: see `SftSamples`.
+
+    Raises ValueError without any episode.
+    """
     if not episodes:
         raise ValueError("no episode to take samples from")
     labels = [labels_of(episode, clone_failures, clone_pauses) for episode in episodes]
@@ -125,4 +136,5 @@ def join_samples(
         bins=np.concatenate([label.bins for label in labels]),
         steps=np.concatenate([label.steps for label in labels]),
         episodes=len(episodes),
+        observations=observations,
     )

@@ -70,9 +70,13 @@ def decision_segments(
 def _as_sampled(
     episode: EpisodeData, rows: NDArray[np.int64], last_row: int
 ) -> NDArray[np.bool_]:
-    """Whether every command of each decision reached the robot unchanged and in full."""
+    """Whether every command of each decision reached the robot unchanged and in full.
+
+    An absolute target counts from the moment it is commanded; within its period the arm need not
+    arrive, and `executed` says where it got to.
+    """
     space = episode.space
-    tolerance = _MATCH * (space.high - space.low)
+    tolerance = _MATCH * (space.high - space.low) if space.kind == "delta" else np.inf
     following = [*rows[1:].tolist(), last_row]
     result = np.zeros(len(rows), dtype=bool)
     for k, (row, until) in enumerate(zip(rows.tolist(), following, strict=True)):

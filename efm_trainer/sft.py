@@ -1,10 +1,12 @@
 """Stage 1: supervised fine-tuning of the action head and the steps-to-go head on a frozen trunk.
 
+With an adapter beside the trunk's frozen weights, that learns too (`efm_trainer.sft_lora`).
+
 Cross-entropies of the action tokens and of the steps-to-go bin, each batch split evenly between
 the two (arXiv 2509.15155, section 3.1). The best step by each role's own validation loss becomes
 that role's checkpoint. The whole run is a function of (data, settings, seed): the random numbers
 of step k depend on (seed, k) alone, so that a run killed at any step and resumed gives the same
-weights bit for bit at the same thread count.
+weights bit for bit at the same thread count and the same number of processes (`World`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from efm_model.model import EmbodiedModel
+from efm_trainer.distributed import ALONE, World, gather_in_turn
 from efm_trainer.episode_data import EpisodeData
 from efm_trainer.features import FeatureCache
 from efm_trainer.progress import (
@@ -30,6 +33,7 @@ from efm_trainer.progress import (
 )
 from efm_trainer.samples import SftSamples, is_validation, join_samples, usable_for_sft
 from efm_trainer.sft_config import SftConfig
+from efm_trainer.sft_lora import LoraRun, LoraTraining, observation_samples
 from efm_trainer.sft_state import SftState, load_state, save_state
 from efm_trainer.sft_steps import ROLES, SftRun
 
@@ -40,7 +44,7 @@ _log = logging.getLogger(__name__)
 class SftResult:
     """What a run found, per role: head weights, validation loss in nats and its step.
 
-    head: role -> state dict of the whole model without its trunk. history: one dict per validation.
+    heads: role -> what learnt (`head_weights`). history: one dict per validation.
     """
 
     heads: dict[str, dict[str, Tensor]]
@@ -74,17 +78,32 @@ def split_episodes(
 
 
 def collect_samples(
-    cache: FeatureCache, episodes: Sequence[EpisodeData], config: SftConfig
+    cache: FeatureCache,
+    episodes: Sequence[EpisodeData],
+    config: SftConfig,
+    world: World = ALONE,
 ) -> tuple[SftSamples, SftSamples]:
-    """Training and validation samples with their trunk features."""
+    """Training and validation samples with their trunk features, computed by all of `world`."""
     sides = split_episodes(episodes, config.validation_share)
     train, validation = (
         join_samples(
-            side, [cache.features(e) for e in side], config.clone_failures, config.clone_pauses
+            side, gather_in_turn(world, side, cache.features),
+            config.clone_failures, config.clone_pauses,
         )
         for side in sides
     )
     return train, validation
+
+
+def collect_observations(
+    model: EmbodiedModel, episodes: Sequence[EpisodeData], config: SftConfig
+) -> tuple[SftSamples, SftSamples]:
+    """Training and validation samples for a run whose adapter learns."""
+    train, validation = split_episodes(episodes, config.validation_share)
+    return (
+        observation_samples(model, train, config),
+        observation_samples(model, validation, config),
+    )
 
 
 def fine_tune(
@@ -95,19 +114,27 @@ def fine_tune(
     run_dir: Path | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Cancelled = never,
+    lora: LoraTraining | None = None,
+    world: World = ALONE,
 ) -> SftResult:
-    """Train the heads of `model` in place; give the best weights of each role.
+    """Train the heads of `model` in place, and its adapter by `lora`; give each role's best.
 
     run_dir: where metrics and resume points go; an unfinished run found there is continued when
     its settings and data agree. Raises TrainingCancelledError when `cancelled()` turns true (the
     resume point is kept).
+    world: the processes that do it together; rank 0 writes files and tells progress, all return
+    the same result. Also raises ValueError when they do not hold the same data.
     """
-    run = SftRun(model, train, validation, config)
-    state = load_state(run_dir, run.fingerprint) if run_dir else None
+    run = (
+        SftRun(model, train, validation, config, world) if lora is None
+        else LoraRun(model, train, validation, config, lora, world)
+    )  # fmt: skip
+    _agree(run.fingerprint, world)
+    state = load_state(run_dir, run.fingerprint, world) if run_dir else None
     if state is not None:
         run.restore(state)
         _log.info("resuming fine-tuning at step %d of %d", run.step, config.steps)
-    log = MetricsLog(run_dir) if run_dir else None
+    log = MetricsLog(run_dir) if run_dir and world.is_main else None
     pace = Pace(run.step / config.steps)
     try:
         while run.step < config.steps:
@@ -117,10 +144,10 @@ def fine_tune(
                 figures = run.validate()
                 if log:
                     log.write(run.step, figures)
-                if progress:
+                if progress and world.is_main:
                     progress(Progress("sft", done, pace.eta(done), figures))
-            stop = cancelled()
-            if run_dir and (stop or run.step % config.save_every == 0):
+            stop = world.any(cancelled())
+            if run_dir and world.is_main and (stop or run.step % config.save_every == 0):
                 save_state(run_dir, run.state())
             if stop:
                 raise TrainingCancelledError(f"fine-tuning stopped at step {run.step}")
@@ -137,3 +164,13 @@ def fine_tune(
         state=run.state(),
         history=run.history,
     )
+
+
+def _agree(fingerprint: str, world: World) -> None:
+    found = world.gather(fingerprint.encode())
+    others = [rank for rank, one in enumerate(found) if one != found[0]]
+    if others:
+        raise ValueError(
+            f"ranks {others} have other data, settings or starting weights than rank 0; give all "
+            "processes the same bags, models folder and versions of the software"
+        )

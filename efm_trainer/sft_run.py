@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,16 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
-from efm_core.bags import list_episodes
 from efm_core.registry import Registry
 from efm_model.model import EmbodiedModel
 from efm_trainer.data import SkippedEpisode, load_episodes
+from efm_trainer.distributed import ALONE, World
+from efm_trainer.episode_cache import EpisodeCache
 from efm_trainer.episode_data import EpisodeData
-from efm_trainer.features import FeatureCache
+from efm_trainer.features import FeatureCache, fit_standardisation
 from efm_trainer.progress import Cancelled, ProgressCallback, never
-from efm_trainer.sft import SftResult, collect_samples, fine_tune
+from efm_trainer.remote_bags import load_from, sources
+from efm_trainer.sft import (
+    SftResult,
+    collect_observations,
+    collect_samples,
+    fine_tune,
+    split_episodes,
+)
 from efm_trainer.sft_config import SftConfig
-from efm_trainer.sft_steps import ROLES
+from efm_trainer.sft_lora import LoraTraining
+from efm_trainer.sft_steps import ROLES, check_batch
 from efm_trainer.versions import Making, free_name, save_version
 
 _log = logging.getLogger(__name__)
@@ -52,7 +62,7 @@ class SftOutcome:
 
 def run_sft(
     registry: Registry,
-    data_set: Path,
+    data_set: Path | str,
     make_model: MakeModel,
     config: SftConfig,
     run_dir: Path,
@@ -60,27 +70,45 @@ def run_sft(
     cameras: tuple[str, ...] = ("front",),
     progress: ProgressCallback | None = None,
     cancelled: Cancelled = never,
+    lora: LoraTraining | None = None,
+    world: World = ALONE,
+    cache: EpisodeCache | None = None,
 ) -> SftOutcome:
     """Read the bags below `data_set`, train, publish `<name>-policy` and `<name>-reward`.
 
-    A run that was cut goes on from `run_dir`. Raises ValueError when there is nothing to learn
-    from, TrainingCancelledError when cancelled.
+    data_set: a folder, or a url for fsspec (`efm_trainer.remote_bags`).
+    lora: how the adapter of the made model learns, if it has one; each version holds that of its
+    own best step. A run that was cut goes on from `run_dir`. Raises ValueError when there is
+    nothing to learn from, TrainingCancelledError when cancelled.
+    world: the processes that do it together; every one reads the bags, rank 0 publishes.
+    cache: keeps what was read of the bags for the next run; pictures then stay on disk.
     """
-    episodes, skipped = load_episodes(list_episodes(data_set), cameras)
+    check_batch(config, world)
+    paths = sources(data_set)
+    episodes, skipped = (
+        load_episodes(paths, cameras, load_from) if cache is None
+        else cache.load_episodes(paths, cameras, world)
+    )  # fmt: skip
     if not episodes:
         raise ValueError(
             f"{data_set} holds no usable episode ({len(skipped)} skipped); record demonstrations"
         )
     model = make_model(horizon(episodes))
     _check_space(model, episodes)
-    cache = FeatureCache(model, backend="auto")
-    train, validation = collect_samples(cache, episodes, config)
+    fit_standardisation(model, lambda: split_episodes(episodes, config.validation_share)[0])
+    if lora is None:
+        features = FeatureCache(model, backend="auto")
+        train, validation = collect_samples(features, episodes, config, world)
+    else:
+        train, validation = collect_observations(model, episodes, config)
     _log.info(
         "fine-tuning on %d episodes, %d for validation: %s",
         train.episodes, validation.episodes, config.model_dump_json(),
     )  # fmt: skip
-    result = fine_tune(model, train, validation, config, run_dir, progress, cancelled)
-    versions = _publish(registry, model, result, episodes, name)
+    result = fine_tune(model, train, validation, config, run_dir, progress, cancelled, lora, world)
+    model.freeze_trunk()
+    published = _publish(registry, model, result, episodes, name) if world.is_main else {}
+    versions = json.loads(world.broadcast(json.dumps(published).encode()))
     return SftOutcome(versions["policy"], versions["reward"], result, skipped)
 
 

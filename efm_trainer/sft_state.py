@@ -8,21 +8,24 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from efm_model.model import EmbodiedModel
+from efm_trainer.distributed import ALONE, World
 from efm_trainer.samples import SftSamples
 
 STATE_FILE = "resume.safetensors"
+_ADAPTER = "trunk.adapter."
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The weights of a role to keep: validation error, step, heads; smallest error seen so far."""
+    """The weights of a role to keep: validation error, step, weights; smallest error so far."""
 
     loss: float
     step: int
@@ -49,9 +52,12 @@ class SftState:
 
 
 def head_weights(model: EmbodiedModel) -> dict[str, Tensor]:
-    """A copy of every weight but the trunk's."""
-    state = model.state_dict()
-    return {k: v.detach().clone() for k, v in state.items() if not k.startswith("trunk.")}
+    """A copy of every weight that learns: all but the trunk's, and the trunk's adapter, if any."""
+    return {
+        name: value.detach().clone()
+        for name, value in model.state_dict().items()
+        if not name.startswith("trunk.") or name.startswith(_ADAPTER)
+    }
 
 
 def fingerprint(
@@ -70,6 +76,16 @@ def fingerprint(
 
 def save_state(run_dir: Path, state: SftState) -> None:
     """Write `run_dir/resume.safetensors` atomically."""
+    partial = run_dir / (STATE_FILE + ".partial")
+    with partial.open("wb") as file:
+        file.write(state_bytes(state))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, run_dir / STATE_FILE)
+
+
+def state_bytes(state: SftState) -> bytes:
+    """A resume point as a safetensors file."""
     tensors: dict[str, Tensor] = {f"heads/{k}": v for k, v in state.heads.items()}
     tensors |= {f"optimizer/{k}": v for k, v in state.optimizer.items()}
     for role, best in state.best.items():
@@ -82,27 +98,23 @@ def save_state(run_dir: Path, state: SftState) -> None:
         "train_loss": state.train_loss,
         "since": state.since,
     }
-    data = save_tensors(
+    return save_tensors(
         {k: v.contiguous() for k, v in tensors.items()}, metadata={"state": json.dumps(facts)}
     )
-    partial = run_dir / (STATE_FILE + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, run_dir / STATE_FILE)
 
 
-def load_state(run_dir: Path, wanted: str) -> SftState | None:
-    """The resume point in `run_dir`, None when there is none or it is of another run."""
+def load_state(run_dir: Path, wanted: str, world: World = ALONE) -> SftState | None:
+    """The resume point in `run_dir`, None when there is none or it is of another run.
+
+    Rank 0 reads it and hands it to the others, whose machines need not see the folder.
+    """
     path = run_dir / STATE_FILE
-    if not path.exists():
+    data = path.read_bytes() if world.is_main and _fingerprint_in(path) == wanted else b""
+    data = world.broadcast(data)
+    if not data:
         return None
-    with safe_open(str(path), framework="pt") as file:
-        facts = json.loads((file.metadata() or {}).get("state", "{}"))
-        if facts.get("fingerprint") != wanted:
-            return None
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    facts = _facts(data[8 : 8 + _header_length(data)])
+    tensors = load_tensors(data)
     return SftState(
         fingerprint=wanted,
         step=int(facts["step"]),
@@ -116,6 +128,26 @@ def load_state(run_dir: Path, wanted: str) -> SftState | None:
         train_loss=facts["train_loss"],
         since=int(facts["since"]),
     )
+
+
+def _fingerprint_in(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        found: str | None = _facts(file.read(_header_length(file.read(8)))).get("fingerprint")
+    return found
+
+
+def _header_length(data: bytes) -> int:
+    """A safetensors file begins with the length of its JSON header, uint64, little-endian."""
+    return int.from_bytes(data[:8], "little")
+
+
+def _facts(header: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        json.loads(header).get("__metadata__", {}).get("state", "{}")
+    )
+    return found
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,24 +12,35 @@ from torch import Tensor
 
 from efm_model.losses import action_loss, steps_to_go_loss
 from efm_model.model import EmbodiedModel
+from efm_trainer.distributed import ALONE, World
 from efm_trainer.optimizer_state import optimizer_tensors, restore_optimizer
 from efm_trainer.samples import SftSamples
 from efm_trainer.sft_config import SftConfig
 from efm_trainer.sft_state import Best, SftState, fingerprint, head_weights
 
 ROLES = ("policy", "reward")
+Drawn = tuple[Tensor, Tensor, Tensor]
+"""Features, bins and steps to go of some observations; see `SftSamples`."""
 
 
 class SftRun:
-    """One fine-tuning run: everything that a resume point must hold is an attribute here."""
+    """One fine-tuning run: everything that a resume point must hold is an attribute here.
+
+    Every process of `world` draws the whole batch, computes its own rows of it and takes the same
+    step; every one holds all of the state.
+    """
 
     def __init__(
-        self, model: EmbodiedModel, train: SftSamples, validation: SftSamples, config: SftConfig
-    ) -> None:
-        self.config, self._model, self._samples = config, model, train
-        self._parameters = list(model.head_parameters())
+        self, model: EmbodiedModel, train: SftSamples, validation: SftSamples, config: SftConfig,
+        world: World = ALONE,
+    ) -> None:  # fmt: skip
+        """Raises ValueError for samples that teach nothing, for a batch that does not divide."""
+        check_batch(config, world)
+        self.config, self._model, self._samples, self._world = config, model, train, world
+        groups = self._groups()
+        self._parameters = [p for group in groups for p in group["params"]]
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+            groups, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.step = 0
         self._best: dict[str, Best] = {}
@@ -39,6 +51,10 @@ class SftRun:
         self._action_validation, self._reward_validation = _sides(validation, "validation")
         self.fingerprint = fingerprint(model, train, validation, config.model_dump_json())
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """What learns, in the optimiser's groups; `scale` multiplies a group's learning rate."""
+        return [{"params": list(self._model.head_parameters()), "scale": 1.0}]
+
     def advance(self) -> None:
         """One optimiser step; its random numbers are a function of (seed, step)."""
         config = self.config
@@ -46,19 +62,33 @@ class SftRun:
         torch.manual_seed(int(generator.integers(2**62)))  # dropout
         self._model.train()
         half = config.batch // 2
-        actions = self._noisy(self._action.draw(generator, half))
-        steps = self._noisy(self._reward.draw(generator, half))
-        of_action, of_steps = self._action_loss(*actions), self._steps_loss(*steps)
-        self._optimizer.param_groups[0]["lr"] = _rate(config, self.step)
+        actions = self._action.draw(generator, half)
+        steps = self._reward.draw(generator, half)
+        for group in self._optimizer.param_groups:
+            group["lr"] = _rate(config, self.step) * group["scale"]
         self._optimizer.zero_grad(set_to_none=True)
-        (of_action + of_steps).backward()
+        losses = self._world.mean(self._gradients(actions, steps))
+        self._world.average_gradients(self._parameters)
         torch.nn.utils.clip_grad_norm_(self._parameters, config.gradient_norm)
         self._optimizer.step()
-        self._train_loss += [of_action.item(), of_steps.item()]
+        self._train_loss += losses
         self._since += 1
         self.step += 1
 
-    def _noisy(self, drawn: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradients(self, actions: Drawn, steps: Drawn) -> tuple[float, float]:
+        """Leave the gradients of this process's rows in the parameters; both losses in nats."""
+        half = len(actions[0])
+        own = self._world.rows(half)
+        actions, steps = (
+            (features[own], bins[own], left[own])
+            for features, bins, left in (self._noisy(actions), self._noisy(steps))
+        )
+        with self._world.dropout(own.start, own.stop, half):
+            of_action, of_steps = self._action_loss(*actions), self._steps_loss(*steps)
+        (of_action + of_steps).backward()  # type: ignore[no-untyped-call]
+        return of_action.item(), of_steps.item()
+
+    def _noisy(self, drawn: Drawn) -> Drawn:
         features, bins, steps = drawn
         return features + self.config.feature_noise * torch.randn_like(features), bins, steps
 
@@ -90,9 +120,10 @@ class SftRun:
         """
         self._model.eval()
         with torch.no_grad():
-            action = float(self._action_loss(*self._action_validation.everything))
-            reward = float(self._steps_loss(*self._reward_validation.everything))
-            errors = (self._action_error(), self._steps_error())
+            acting, judging = self._held_out()
+            action = float(self._action_loss(*acting))
+            reward = float(self._steps_loss(*judging))
+            errors = (self._action_error(*acting), self._steps_error(*judging))
         trained = self._train_loss / max(self._since, 1)
         self._train_loss, self._since = np.zeros(2), 0
         figures = {
@@ -111,18 +142,20 @@ class SftRun:
         self._history.append(figures)
         return figures
 
-    def _action_error(self) -> float:
-        """Mean distance in bins between the expected token and the true one, held-out episodes."""
-        features, bins, _ = self._action_validation.everything
+    def _held_out(self) -> tuple[Drawn, Drawn]:
+        """What validation looks at: observations with an action, and with steps to go."""
+        return self._action_validation.everything, self._reward_validation.everything
+
+    def _action_error(self, features: Tensor, bins: Tensor, _: Tensor) -> float:
+        """Mean distance in bins between the expected token and the true one."""
         p = torch.softmax(self._model.action_logits(features, bins), dim=-1)
         expected = p @ torch.arange(p.shape[-1], dtype=p.dtype)
         return float((expected - bins).abs().mean())
 
-    def _steps_error(self) -> float:
-        """Mean |log((1 + d) / (1 + steps left))| on held-out episodes: relative, so that frames
-        near the goal, on which the detector depends, count as much as the many far from it.
+    def _steps_error(self, features: Tensor, _: Tensor, steps: Tensor) -> float:
+        """Mean |log((1 + d) / (1 + steps left))|: relative, so that frames near the goal, on which
+        the detector depends, count as much as the many far from it.
         """
-        features, _, steps = self._reward_validation.everything
         p = torch.softmax(self._model.steps_to_go_logits(features), dim=-1).numpy()
         bins = self._model.config.steps_to_go
         truth = np.minimum(steps.numpy(), bins.centres[-1])
@@ -160,6 +193,18 @@ class SftRun:
         return list(self._history)
 
 
+def check_batch(config: SftConfig, world: World) -> None:
+    """Raises ValueError when the global batch does not divide evenly by the processes."""
+    least = 2 * world.size  # one row for each objective
+    if config.batch % least:
+        lower = config.batch // least * least
+        choice = f"{lower} or {lower + least}" if lower else str(least)
+        raise ValueError(
+            f"batch {config.batch} does not divide by {world.size} processes and two objectives; "
+            f"take --batch {choice}, or another number of processes"
+        )
+
+
 def soft_bins(bins: Tensor, legal: Tensor, sigma: float) -> Tensor:
     """Tokens int64 (B, T) -> distributions (B, T, M): a normal of `sigma` bins round each token.
 
@@ -181,13 +226,13 @@ class _Side:
         self._bins = torch.from_numpy(samples.bins[rows])
         self._steps = torch.from_numpy(samples.steps[rows])
 
-    def draw(self, generator: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, generator: np.random.Generator, count: int) -> Drawn:
         """Features, bins, steps of `count` random rows."""
         rows = torch.from_numpy(generator.integers(len(self._features), size=count))
         return self._features[rows], self._bins[rows], self._steps[rows]
 
     @property
-    def everything(self) -> tuple[Tensor, Tensor, Tensor]:
+    def everything(self) -> Drawn:
         """Features, bins, steps of all rows."""
         return self._features, self._bins, self._steps
 

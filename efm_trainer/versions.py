@@ -18,7 +18,7 @@ from torch import Tensor
 from efm_core.checkpoint import FileContent, Manifest, write_checkpoint
 from efm_core.detector import DetectorSettings
 from efm_core.registry import Registry
-from efm_model.loading import load_model
+from efm_model.loading import backbone_files, load_model
 from efm_model.model import EmbodiedModel
 from efm_model.weights import trunk_hash
 
@@ -60,6 +60,7 @@ def save_version(root: Path, version: str, model: EmbodiedModel, making: Making)
         "model.safetensors": save_tensors(weights),
         "preprocessor.json": model.preprocessor.to_json().encode(),
         STATE_FILE: (json.dumps(dict(making.state), indent=1) + "\n").encode(),
+        **backbone_files(model),
     }
     if making.optimizer:
         moments = {k: v.contiguous() for k, v in making.optimizer.items()}

@@ -10,30 +10,49 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from efm_bringup.installed import share
-from efm_core.fleet import load_fleet, processes
+from efm_bringup.launching import LOG_LEVELS, logging_at
+from efm_bringup.monitor.viewing import viewing
+from efm_core.fleet import load_fleet
+from efm_core.fleet_processes import processes
 from efm_ros.dds import dds_environment
 
 PACKAGE = "efm_bringup"
 
 
 def fleet_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """One action for every process of the description; what crashes comes back after 2 s."""
-    fleet = load_fleet(Path(LaunchConfiguration("fleet").perform(context)))
+    """One action for every process of the description; what crashes comes back."""
+
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    fleet = load_fleet(Path(value("fleet")))
     return [
         Node(
             package=PACKAGE,
             executable=process.executable,
             arguments=list(process.args),
             output="both",
-            respawn=True,
+            respawn=value("respawn") == "true",
             respawn_delay=2.0,
         )
-        for process in processes(fleet)
+        for process in logging_at(processes(fleet), value("log_level"))
+    ]
+
+
+def viewers(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """RViz on this fleet, and a monitor where the fleet starts none of its own."""
+    seen = viewing(load_fleet(Path(LaunchConfiguration("fleet").perform(context))))
+    return [
+        *(
+            Node(package=PACKAGE, executable=spec.executable, arguments=list(spec.args))
+            for spec in seen.monitor
+        ),
+        Node(package="rviz2", executable="rviz2", arguments=["-d", str(seen.config)]),
     ]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments: fleet, the description's file; rviz, whether to show it."""
+    """Arguments: fleet, rviz, log_level, respawn."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -42,7 +61,22 @@ def generate_launch_description() -> LaunchDescription:
                 description="fleet description (YAML); default: two simulated robots",
             ),
             DeclareLaunchArgument(
-                "rviz", default_value="false", description="show the robots in RViz"
+                "rviz",
+                default_value="false",
+                choices=["true", "false"],
+                description="show the robots in RViz",
+            ),
+            DeclareLaunchArgument(
+                "log_level",
+                default_value="info",
+                choices=LOG_LEVELS,
+                description="how much every process says",
+            ),
+            DeclareLaunchArgument(
+                "respawn",
+                default_value="true",
+                choices=["true", "false"],
+                description="whether a process that ended is started again, after 2 s",
             ),
             *(
                 SetEnvironmentVariable(name, value)
@@ -50,11 +84,6 @@ def generate_launch_description() -> LaunchDescription:
                 if os.environ.get(name) != value
             ),
             OpaqueFunction(function=fleet_nodes),
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                arguments=["-d", str(share("rviz/fleet.rviz"))],
-                condition=IfCondition(LaunchConfiguration("rviz")),
-            ),
+            OpaqueFunction(function=viewers, condition=IfCondition(LaunchConfiguration("rviz"))),
         ]
     )

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from efm_bringup.bench.withheld import Withheld, watched
 from efm_bringup.environment import ros_environment
 from efm_bringup.plan_client import FleetProgress, PlanClient
 from efm_bringup.runner import Runner
 from efm_core.bags import read_record
 from efm_core.bags.reader import list_episodes
 from efm_core.episode import EpisodeRecord
-from efm_core.fleet import FleetDescription, processes
+from efm_core.fleet import FleetDescription
+from efm_core.fleet_processes import processes
 from efm_core.plan import EpisodePlan
 
 Watcher = Callable[[FleetProgress], None]
@@ -29,6 +31,7 @@ class FleetRun:
     """What happened. cpu: CPU seconds by role (sim, guard, ...), while the plan ran.
 
     wall: s from the plan's publication to its last saved episode. restarts: of processes.
+    withheld: what the host of a virtual machine gave to others, and when.
     """
 
     episodes: list[Path]
@@ -36,6 +39,12 @@ class FleetRun:
     cpu: dict[str, float]
     wall: float
     restarts: int
+    withheld: Withheld
+
+    @property
+    def cores_withheld(self) -> float:
+        """CPU seconds per second that the machine was not given."""
+        return self.withheld.seconds / self.wall
 
     @property
     def cores_used(self) -> float:
@@ -69,7 +78,8 @@ def run_fleet(
                 _look_after(runner)
                 watch(progress)
 
-            watch(client.run(plan, idle, PATIENCE_SECONDS))
+            with watched() as withheld:
+                watch(client.run(plan, idle, PATIENCE_SECONDS))
             wall = time.monotonic() - begin
             used = {role: s - cpu.get(role, 0.0) for role, s in _cpu_seconds(runner).items()}
             restarts = runner.restarts
@@ -79,7 +89,8 @@ def run_fleet(
         if lease is not None:
             lease.close()
     paths = list_episodes(fleet.data_dir / plan.data_set)
-    return FleetRun(paths, [read_record(path) for path in paths], used, wall, restarts)
+    records = [read_record(path) for path in paths]
+    return FleetRun(paths, records, used, wall, restarts, withheld)
 
 
 def _wait_for_all(runner: Runner, client: PlanClient, robots: list[str]) -> None:

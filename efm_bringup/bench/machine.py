@@ -44,6 +44,18 @@ def this_machine() -> Machine:
     )
 
 
+def withheld_seconds() -> float:
+    """CPU seconds that a virtual machine's host gave to others since the start, all cores.
+
+    "steal" of proc(5): on a machine of one's own it stays 0. 0.0 where /proc does not say.
+    """
+    try:
+        fields = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
+    except OSError:
+        return 0.0
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else 0.0
+
+
 def filesystem(path: Path) -> str:
     """Type of the file system that holds `path` ("ext4"), "" where /proc does not say."""
     resolved = str(path.resolve())

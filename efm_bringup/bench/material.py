@@ -7,16 +7,13 @@ what trained ones cost.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from efm_bringup.installed import share
 from efm_bringup.plans import scene_seed
 from efm_bringup.rollouts import in_process
+from efm_bringup.simulated_robots import ScriptedPerson
 from efm_core.episode import Mode
-from efm_core.fleet import FleetDescription, load_fleet, save_fleet
+from efm_core.fleet import Clock, FleetDescription, SharedRole, load_fleet, save_fleet
 from efm_core.observation import Observation
 from efm_core.plan import EpisodePlan, PlannedEpisode
 from efm_core.steps_to_go import StepsToGoBins
@@ -25,10 +22,8 @@ from efm_model.inference import Engine
 from efm_model.trunk_runner import Backend
 from efm_model.weights import pretrained_model
 from efm_sim.config import WorldConfig
-from efm_sim.demonstrator import Demonstrator, TruthState
 from efm_sim.world import World
 from efm_trainer.episode_run import FinishedEpisode
-from efm_trainer.robot import Robot
 from efm_trainer.versions import Making, save_version
 
 POLICY, REWARD = "bench-policy", "bench-reward"
@@ -37,7 +32,10 @@ TEMPERATURE = 0.8
 
 
 def bench_fleet(
-    folder: Path, robots: int = 1, clock: Literal["lockstep", "real"] = "lockstep"
+    folder: Path,
+    robots: int = 1,
+    clock: Clock = "lockstep",
+    shared: tuple[SharedRole, ...] = (),
 ) -> FleetDescription:
     """The shipped fleet's first robot `robots` times, data and models below `folder`."""
     shipped = load_fleet(share("config/fleet.yaml"))
@@ -49,7 +47,7 @@ def bench_fleet(
     )
     own = {
         "name": "bench", "clock": clock, "robots": alike, "data_dir": folder / "data",
-        "models_dir": folder / "models", "reserve_mb": 0.0,
+        "models_dir": folder / "models", "reserve_mb": 0.0, "shared": shared,
     }  # fmt: skip
     return save_fleet(shipped.model_copy(update=own), folder / "fleet.yaml")
 
@@ -117,24 +115,13 @@ def practice_episodes(
         return robots.practise(wanted, brain)
 
 
-class _Scripted:
-    """The scripted demonstrator at the stick of a world."""
-
-    def __init__(self, seed: int) -> None:
-        self._person = Demonstrator(seed)
-
-    def command(self, robot: Robot) -> NDArray[np.float64]:
-        state = TruthState.from_scalars(robot.truth(), robot.instruction)
-        return np.asarray(self._person.act(state), dtype=np.float64)
-
-
 def demonstrations(
     fleet: FleetDescription, count: int, limit: int, seed: int
 ) -> list[FinishedEpisode]:
     """`count` demonstrated episodes, recorded to `<data_dir>/demo`."""
     wanted = plan(Mode.DEMO, ["robot1"], count, limit, seed)
     with in_process(fleet, min(WORLDS, count)) as robots:
-        return robots.demonstrate(wanted, lambda planned: _Scripted(planned.scene["seed"]))
+        return robots.demonstrate(wanted, lambda planned: ScriptedPerson(planned.scene["seed"]))
 
 
 def observations(fleet: FleetDescription, count: int, seed: int) -> list[Observation]:

@@ -43,8 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         _add_out(part)
     _add_out(parts.add_parser("page", help=f"make {PAGE} from the figures that were kept"))
     learning = parts.add_parser("learning", help="does practice help? runs of a protocol")
-    learning.add_argument("--preset", choices=("fast", "standard", "stress"), default="fast")
+    presets = ("fast", "standard", "stress", "reset-free")
+    learning.add_argument("--preset", choices=presets, default="fast")
     learning.add_argument("--part", choices=("dev", "test", "reserve"), default="dev")
+    learning.add_argument("--arms", nargs="*", default=(), help="only these of the preset")
+    learning.add_argument("--sizes", nargs="*", type=int, default=(), help="only these of it")
     learning.add_argument("--minutes", type=float, default=15.0, help="stop after about that")
     learning.add_argument("--out", type=Path, default=Path("docs") / "learning", metavar="DIR")
 
@@ -144,8 +147,10 @@ def _learning(args: argparse.Namespace) -> int:
     def told(text: str) -> None:
         print(f"  {text}", file=sys.stderr, flush=True)
 
-    done = run_benchmark(args.preset, args.part, args.out, args.minutes, told)
-    print(f"{args.out}: {'all runs done' if done else 'the same command goes on'}")
+    done = run_benchmark(
+        args.preset, args.part, args.out, args.minutes, told, args.arms, args.sizes
+    )
+    print(f"{args.out}: {'these runs are done' if done else 'the same command goes on'}")
     return 0
 
 
@@ -186,10 +191,18 @@ def _trainer(args: argparse.Namespace, shown: Shown) -> Finding:
     return measure_trainer(args.rounds, args.episodes, args.episodes, args.seed, shown)
 
 
+def _data(args: argparse.Namespace, shown: Shown) -> Finding:
+    from efm_bringup.bench.data import measure_data
+
+    return measure_data(args.rounds, args.episodes, args.seed, args.lerobot, shown)
+
+
 def _command_path(args: argparse.Namespace, shown: Shown) -> Finding:
     from efm_bringup.bench.command_path import measure_command_path
 
-    return measure_command_path(args.robots, args.seconds, args.lockstep, args.seed, shown)
+    return measure_command_path(
+        args.robots, args.seconds, args.lockstep, args.shared, args.seed, shown
+    )
 
 
 def _pointmass(args: argparse.Namespace, shown: Shown) -> Finding:
@@ -230,10 +243,19 @@ _BENCHES = {
          **_SEED},
         _trainer,
     ),
+    "data": _Bench(
+        "pictures for training: cache, bags, decoding alone",
+        {**_rounds(20), "episodes": (20, "demonstrations of a 64-pixel camera; a quarter of them "
+                                         "by a larger one"),
+         "lerobot": ("", "Python of an environment with LeRobot (default: this one, if it has it)"),
+         **_SEED},
+        _data,
+    ),
     "command-path": _Bench(
         "from a picture to its command: the whole stack in real time",
         {"robots": ((1, 4, 8), "fleet sizes"), "seconds": (20.0, "per fleet size"),
          "lockstep": ((1, 2, 4), "fleet sizes whose throughput in lockstep is measured too"),
+         "shared": ((8,), "fleet sizes that run with one process per role too"),
          **_SEED},
         _command_path,
     ),

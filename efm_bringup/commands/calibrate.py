@@ -101,7 +101,7 @@ def _roll_out(args: argparse.Namespace, fleet: FleetDescription) -> None:
     from efm_bringup.rollouts import drop_plan, in_process, load_engine
 
     plan = _plan(args, [robot.name for robot in fleet.robots])
-    drop_plan(fleet.data_dir / args.data_set, plan.plan_id)
+    drop_plan(fleet.data_dir / args.data_set, plan)
     line = ProgressLine("  calibration: episode")
     done = 0
 

@@ -14,10 +14,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--fleet", type=Path, help="fleet file to check (default: the shipped one)")
     parser.add_argument("--json", action="store_true", help="print findings as JSON lines")
+    parser.add_argument(
+        "--parameters", action="store_true", help="print every node's parameters as a page instead"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding with its remedy; 1 when an error was found."""
+    if args.parameters:
+        from efm_bringup.parameter_page import page
+
+        print(page(), end="")
+        return 0
     from efm_bringup import doctor
     from efm_bringup.installed import share
 

@@ -63,7 +63,7 @@ def _evaluate(fleet: FleetDescription, plan: EpisodePlan, count: int) -> dict[st
     from efm_trainer.evaluate import evaluate
 
     policy, reward = plan.policy_version, plan.reward_version
-    drop_plan(fleet.data_dir / plan.data_set, plan.plan_id)
+    drop_plan(fleet.data_dir / plan.data_set, plan)
     line = ProgressLine(f"  evaluating {policy}: episode")
     done = 0
 
@@ -99,10 +99,13 @@ def _repeat(fleet: FleetDescription, plan: EpisodePlan) -> dict[str, Any]:
     with in_process(fleet, record=False) as robots:
         engine = load_engine(fleet, plan.policy_version, plan.reward_version)
         again = repeat(robots, engine, plan, recorded)
-    equal = sum(r.same_end and r.same_decisions == r.ticks for r in again)
+    equal = sum(r.same for r in again)
     ended = sum(r.same_end for r in again)
     print(
         f"  {equal} of {len(again)} recorded episodes decide the same at every tick in one "
         f"process, {ended} end the same"
     )
+    for repetition in again:
+        if not repetition.same:
+            print(f"    {repetition}")
     return {"episodes": len(again), "agreeing": ended, "same_decisions": equal}

@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="rounds of every trial")
     parser.add_argument("--stops", type=int, help="rounds of stop (default: as --rounds)")
     parser.add_argument("--writes", type=int, help="rounds of writer (default: as --rounds)")
+    parser.add_argument("--resets", type=int, help="rounds of resets (default: as --rounds)")
     parser.add_argument("--clock", choices=("real", "lockstep", "both"), default="real")
     parser.add_argument(
         "--signal", choices=("KILL", "STOP"), default="KILL",
@@ -57,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     wanted = trials(args.cause, args.clock, args.signal)
     rounds = {trial.cause: args.rounds for trial in wanted}
     rounds |= {"stop": args.stops or args.rounds, "writer": args.writes or args.rounds}
+    rounds["resets"] = args.resets or args.rounds
+    if args.cause == "all":
+        rounds["endurance"] = 1  # of ten minutes
     with StopSignal() as stop, Series(template, args.run_dir, args.seed, stop) as series:
         _run_missing(series, wanted, rounds)
     everything = series.log.read()
@@ -92,7 +96,7 @@ def _summary(trial: Trial, rounds: Sequence[Round], seed: int) -> dict[str, Any]
     words = ["efm", "faults", trial.cause, "--rounds", str(len(rounds)), "--seed", str(seed)]
     if trial.cause in KILLED:
         words += ["--clock", trial.clock, "--signal", trial.signal]
-    elif trial.cause == "stop":
+    elif trial.cause in ("stop", "resets"):
         words += ["--clock", trial.clock]
     return summary(trial, rounds, shlex.join(words))
 

@@ -20,7 +20,8 @@ def run(args: argparse.Namespace) -> int:
     from efm_bringup.installed import share
     from efm_bringup.runner import Runner
     from efm_bringup.signals import StopSignal
-    from efm_core.fleet import load_fleet, processes
+    from efm_core.fleet import load_fleet
+    from efm_core.fleet_processes import processes
 
     path = args.fleet or share("config/fleet.yaml")
     fleet = load_fleet(path)

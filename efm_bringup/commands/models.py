@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
-    from efm_core.registry import Registry
+    from efm_core.registry import ALIASES, Registry
 
     if args.action == "list" and not args.models.is_dir():
         raise FileNotFoundError(f"{args.models}: no such folder; name it with --models")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         registry.rollback()
         print(f"champion is {registry.alias('champion')}")
         return 0
-    aliases = {name: registry.alias(name) for name in ("champion", "candidate", "previous")}
+    aliases = {name: registry.alias(name) for name in ALIASES}
     for version in registry.versions():
         names = [name for name, target in aliases.items() if target == version]
         print(_line(registry.path(version), version, names))

@@ -1,13 +1,23 @@
-"""`efm record`: have a running fleet record a number of episodes."""
+"""`efm record`: have a running fleet record a number of episodes, an operator at the keys."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from efm_bringup.plan_client import FleetProgress, PlanClient
+    from efm_bringup.signals import StopSignal
+    from efm_bringup.teleop.desk import Desk
+    from efm_bringup.teleop.terminal import Terminal
+    from efm_core.fleet import FleetDescription
     from efm_core.plan import EpisodePlan
+
+KEY_POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 600.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +36,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", default="", help="version (default: the champion)")
     parser.add_argument("--reward", default="", help="version (default: the champion's)")
     parser.add_argument("--temperature", type=float, default=0.5, help="of the policy")
-    parser.add_argument("--patience", type=float, default=600.0, help="s without a saved episode")
+    parser.add_argument(
+        "--patience", type=float,
+        help=f"s without a saved episode (default: {PATIENCE_SECONDS:g}; with keys: for ever)",
+    )  # fmt: skip
+    parser.add_argument("--robot", action="append", help="record with this one only; repeatable")
+    parser.add_argument(
+        "--pause", action="store_true", help="wait for Enter before each take: set the scene"
+    )
+    parser.add_argument(
+        "--drive", metavar="ROBOT", help="drive this robot with the keys of this terminal too"
+    )
+    parser.add_argument("--no-keys", action="store_true", help="leave the terminal alone")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,25 +58,109 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "ROS_DOMAIN_ID is not set: `source runs/<name>/ros.env` of the running fleet first"
         )
+    from contextlib import ExitStack
+
     from efm_bringup.installed import share
-    from efm_bringup.plan_client import FleetProgress, PlanClient
-    from efm_bringup.progress_line import ProgressLine
+    from efm_bringup.plan_client import PlanClient
+    from efm_bringup.signals import StopSignal
+    from efm_bringup.teleop.terminal import Terminal
     from efm_core.fleet import load_fleet
 
     fleet = load_fleet(args.fleet or share("config/fleet.yaml"))
-    robots = [robot.name for robot in fleet.robots]
+    robots = [fleet.robot(name).name for name in args.robot or [r.name for r in fleet.robots]]
     plan = _plan(args, robots)
-    line = ProgressLine(f"{plan.plan_id}: episode")
-
-    def idle(progress: FleetProgress) -> None:
-        note = "; ".join(f"{robot} needs help: {why}" for robot, why in progress.needs_help.items())
-        line.show(progress.done, progress.total, note)
-
-    with PlanClient(robots) as client:
-        end = client.run(plan, idle, args.patience)
-    line.show(end.done, end.total)
-    print(f"saved below {fleet.data_dir / plan.data_set}")
+    keys = not args.no_keys and Terminal.usable()
+    if not keys and (args.pause or args.drive):
+        raise ValueError("--pause and --drive need keys: run it in the foreground of a terminal")
+    with ExitStack() as stack:
+        client = stack.enter_context(PlanClient(robots))
+        stop = stack.enter_context(StopSignal())
+        terminal = stack.enter_context(Terminal()) if keys else None
+        session = _Session(args, fleet, plan, client, terminal, stop)
+        done, discarded = session.record()
+    gone = f", {discarded} discarded again" if discarded else ""
+    print(f"{done} takes{gone}; saved below {fleet.data_dir / plan.data_set}")
     return 0
+
+
+class _Session:
+    """One run of the command: what happens a few times a second while the robots record."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        fleet: FleetDescription,
+        plan: EpisodePlan,
+        client: PlanClient,
+        terminal: Terminal | None,
+        stop: StopSignal,
+    ) -> None:
+        self._plan, self._client, self._terminal, self._stop = plan, client, terminal, stop
+        self._pause = args.pause
+        forever = math.inf if terminal is not None else PATIENCE_SECONDS
+        self._patience = forever if args.patience is None else args.patience
+        self._poll = KEY_POLL_SECONDS if terminal is not None else 4 * KEY_POLL_SECONDS
+        self._desk = self._make_desk(args, fleet)
+
+    def _make_desk(self, args: argparse.Namespace, fleet: FleetDescription) -> Desk:
+        from efm_bringup.teleop.desk import Desk
+        from efm_bringup.teleop.drivers import KeyboardDriver
+        from efm_bringup.teleop.screen import Screen
+
+        driver = None
+        if args.drive:
+            robot = fleet.robot(args.drive)
+            driver = KeyboardDriver(self._client.add_node(robot.name, "teleop"), robot)
+        robots = list(self._plan.episodes)
+        desk = Desk(self._plan.plan_id, robots, self._client, Screen(), args.pause, driver)
+        if args.drive in robots:
+            desk.chosen = args.drive
+        return desk
+
+    def record(self) -> tuple[int, int]:
+        """How many takes the list has now, and how many were discarded in this session."""
+        if self._pause:
+            self._pause_first()
+        try:
+            end = self._client.run(self._plan, self._idle, self._patience, self._poll)
+            if self._terminal is not None:
+                self._last_word(end)
+        finally:
+            self._desk.release()
+            self._client.spin(KEY_POLL_SECONDS)
+        self._desk.show(end.done, end.total, keys=False, final=True)
+        return end.done, self._desk.count("discarded_total")
+
+    def _pause_first(self) -> None:
+        """Nothing begins before the first Enter."""
+        for robot in self._plan.episodes:
+            self._client.call(robot, "episode/pause_next", lambda good, text: None)
+        self._client.spin(KEY_POLL_SECONDS)
+
+    def _idle(self, progress: FleetProgress) -> None:
+        self._check()
+        self._desk.hold_between()
+        self._desk.show(progress.done, progress.total, self._terminal is not None)
+
+    def _check(self) -> None:
+        if self._terminal is not None:
+            self._desk.keys(self._terminal.read(), time.monotonic())
+        if self._stop.received or self._desk.leaving:
+            raise KeyboardInterrupt
+
+    def _last_word(self, end: FleetProgress) -> None:
+        """The newest take may still be judged or discarded; q, or the verdict, ends it."""
+        while not self._desk.finishing or self._desk.asking:
+            if self._terminal is None or self._terminal.closed:
+                return
+            try:
+                self._check()
+            except KeyboardInterrupt:
+                if self._desk.leaving:
+                    return
+                raise
+            self._desk.show(end.done, end.total, keys=True)
+            self._client.spin(KEY_POLL_SECONDS)
 
 
 def _plan(args: argparse.Namespace, robots: list[str]) -> EpisodePlan:

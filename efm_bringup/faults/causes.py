@@ -45,13 +45,30 @@ MANAGER = Cause(
 KILLED: dict[str, Cause] = {c.name: c for c in (INFERENCE, ROBOT, GUARD, MANAGER)}
 """Causes that SIGKILL or SIGSTOP a process of the fleet."""
 
+MANNERS = ("replay", "stuck", "silence")
+"""How a camera fails: its last picture with new stamps, with the old one, or no picture."""
+
 OTHERS = {
-    "message-loss": "inference stopped for 1.5 s in lockstep and woken again",
+    "endurance": "nothing: 1,000 episodes in a row, in which no process may grow",
+    "camera": "a camera that repeats its last picture with new stamps, with the old one, or sends "
+    "nothing, while the arm goes on",
+    "frames": "pictures dropped, repeated, overtaken, cut, of another size or from the future",
+    "hang": "SIGSTOP of simulator, guard and manager of one of four robots in turn, 8 s each",
+    "rollback": "efm models rollback while four robots practise with the champion",
+    "teleop": "SIGKILL of the joystick's node while a person drives one of two robots",
+    "message-loss": "inference stopped for 0.6 s in lockstep and woken again",
+    "resets": "5 of the 100 resets of four robots fail, once or for all tries; one round is 100 "
+    "episodes",
     "stop": "a request on /fleet/stop_request at a random state",
+    "training": "SIGKILL of fine-tuning and of practice in one process, at random steps",
     "writer": "SIGKILL of a process that writes one episode after the other",
     "checkpoint": "every way of spoiling a checkpoint",
 }
 """The remaining causes: name -> what it is."""
 
+CAMERA_SECONDS = {"replay": 0.65, "stuck": 0.25, "silence": 0.25}
+"""s from the last fresh picture (10 Hz) to the hold. A repeated picture counts as frozen after
+0.5 s of commanded motion, seen at the next picture."""
+OPERATOR_SECONDS = 0.3
 LOST_TAIL_SECONDS = 0.25
 STOP_SECONDS = 0.1

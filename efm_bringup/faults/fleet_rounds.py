@@ -10,9 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from efm_bringup.faults import trace
-from efm_bringup.faults.causes import INFERENCE, KILLED, LOST_TAIL_SECONDS, MANAGER, Cause
+from efm_bringup.faults.causes import (
+    INFERENCE,
+    KILLED,
+    LOST_TAIL_SECONDS,
+    MANAGER,
+    ROBOT,
+    Cause,
+)
 from efm_bringup.faults.results import Round, Trial
 from efm_bringup.faults.testbed import Testbed
+from efm_bringup.runner import FIRST_DELAY
 from efm_core.bags import check_episode, list_episodes, read_episode, read_record
 from efm_core.episode import EpisodeRecord, Outcome
 from efm_core.plan import EpisodePlan
@@ -25,7 +33,7 @@ STRIKE_SHARES = 0.1, 0.5
 """Between these shares of the episode; the rest is longer than the manager's patience of 2 s."""
 STOPPED_SECONDS = 3.0
 """How long a stopped process stays so: longer than the manager's patience of 2 s."""
-LOSS_SECONDS = GUARD_SECONDS = 1.5
+LOSS_SECONDS, GUARD_SECONDS = 0.6, 1.5
 """s for which messages are lost, or the arm is watched after the guard's death."""
 LOCKSTEP_SETTLED = 0.1, 0.6
 """s after the fault between which a lockstep world must not advance."""
@@ -73,6 +81,9 @@ def kill_round(bed: Testbed, trial: Trial, number: int, seed: int) -> Round:
     end = trace.back_at(heard, cause.sign, fault.at)
     if not fatal:
         end = min(end, fault.at + STOPPED_SECONDS)
+    elif cause is ROBOT:
+        # The policy may hear the new robot's pictures before this observer has discovered it.
+        end = min(end, fault.at + FIRST_DELAY)
     if trial.clock == "real":
         _judge_hold(found, bed, cause, fault, end)
     else:
@@ -81,13 +92,13 @@ def kill_round(bed: Testbed, trial: Trial, number: int, seed: int) -> Round:
         found.figures["steps_after"] = steps
         found.expect(steps == 0, "the lockstep world went on without the process")
     acknowledged = trace.acknowledged(heard, fault.plan.plan_id, fault.at)
-    records = _judge_episodes(found, bed, fault.plan, acknowledged)
+    records = judge_episodes(found, bed, fault.plan, acknowledged)
     _judge_cut(found, bed, cause, fault, records.get(fault.episode), fatal)
     return Round(trial, number, seed, found.figures, found.problems, found.note)
 
 
 def loss_round(bed: Testbed, trial: Trial, number: int, seed: int) -> Round:
-    """Stop the inference for 1.5 s of a lockstep episode: it goes on, one answer per stamp."""
+    """Stop the inference for 0.6 s of a lockstep episode: it goes on, one answer per stamp."""
     found = Findings()
     rng = random.Random(f"{seed}/{trial.name}/{number}")
     fault = _strike(bed, trial, number, rng, INFERENCE.process, 0)
@@ -96,7 +107,7 @@ def loss_round(bed: Testbed, trial: Trial, number: int, seed: int) -> Round:
     _finish(bed, fault.plan)
     later = bed.observer.trace.of(ACTION_CHUNK.name, woken)
     found.figures["again_s"] = later[0].at - woken if later else END_SECONDS
-    records = _judge_episodes(found, bed, fault.plan, ())
+    records = judge_episodes(found, bed, fault.plan, ())
     record = records.get(fault.episode)
     if record is not None:
         whole = record.termination_reason == "timeout" and record.ticks == TICKS["lockstep"]
@@ -113,7 +124,7 @@ def _strike(
     limit = TICKS[trial.clock]
     while True:
         bed.observer.trace.heard.clear()
-        name = _free_name(bed.fleet.data_dir, f"{trial.name}-{seed_of(rng)}-{number}")
+        name = free_name(bed.fleet.data_dir, f"{trial.name}-{seed_of(rng)}-{number}")
         plan = bed.plan(name, victim + 2, limit, number)
         bed.until(lambda name=name: _running(bed, name, victim), END_SECONDS, "the episode begins")
         _mid_episode(bed, rng, limit, name, victim)
@@ -129,7 +140,7 @@ def seed_of(rng: random.Random) -> str:
     return f"{rng.getrandbits(16):04x}"
 
 
-def _free_name(data_dir: Path, wanted: str) -> str:
+def free_name(data_dir: Path, wanted: str) -> str:
     """`wanted` with a number: a round that was cut left its episodes under the name before."""
     attempt = 0
     while (data_dir / f"{wanted}-{attempt}").exists():
@@ -188,8 +199,10 @@ def _judge_hold(found: Findings, bed: Testbed, cause: Cause, fault: Fault, end: 
         # A reset after the manager's patience moves the arm too, maybe before it is heard of.
         hold: float | None = trace.arm_stood(heard, fault.at, min(end, fault.at + GUARD_SECONDS))
     else:
-        hold = trace.guard_hold(heard, fault.at, end)
-        found.figures["still_s"] = trace.last_motion(heard, fault.at, end) - since
+        # What answers the first new picture may be heard before that picture.
+        until = end - trace.IN_FLIGHT
+        hold = trace.guard_hold(heard, fault.at, until)
+        found.figures["still_s"] = trace.last_motion(heard, fault.at, until) - since
     if hold is None:
         found.problems.append("the arm was never held")
         return
@@ -198,8 +211,8 @@ def _judge_hold(found: Findings, bed: Testbed, cause: Cause, fault: Fault, end: 
     found.expect(hold - since <= limit, f"held later than {limit:g} s after the last sign")
 
 
-def _judge_episodes(
-    found: Findings, bed: Testbed, plan: EpisodePlan, acknowledged: Collection[str]
+def judge_episodes(
+    found: Findings, bed: Testbed, plan: EpisodePlan, acknowledged: Collection[str] = ()
 ) -> dict[str, EpisodeRecord]:
     """Every listed episode is there, whole, once; what was acknowledged is untouched."""
     folder = bed.fleet.data_dir / plan.data_set
@@ -209,9 +222,11 @@ def _judge_episodes(
         if bed.fleet.clock == "lockstep":
             twice = repeated_stamps(path, f"/{bed.robot}/{DECISION.name}")
             found.expect(twice == 0, "two decisions for one stamp")
-    indices = Counter(r.index for r in records.values())
-    expected = Counter(range(len(plan.episodes[bed.robot])))
-    found.expect(indices == expected, f"episodes on disk are {dict(indices)}")
+    indices = Counter((r.robot, r.index) for r in records.values())
+    expected = Counter((robot, p.index) for robot, own in plan.episodes.items() for p in own)
+    wrong = {f"{r}/{i}": n for (r, i), n in indices.items() if n != expected[r, i]}
+    missing = sorted(expected.keys() - indices.keys())
+    found.expect(indices == expected, f"episodes not there once: {wrong or missing}")
     for episode in acknowledged:
         record = records.get(episode)
         kept = record is not None and record.saved and not record.recovered

@@ -24,8 +24,8 @@ class Heard:
     """One message: steady time of receipt (s), topic below the robot, header stamp (ns).
 
     values: for commands the speed (m/s); for guard/state (source, fault); for ee_pose (x, y) in
-    m, base frame; empty otherwise. phase, episode (id), plan, done (episodes of it saved): of
-    episode/status.
+    m, base frame; for pictures (checksum of all but the stamp,); empty otherwise. phase, episode
+    (id), plan, done (episodes of it saved): of episode/status.
     """
 
     at: float
@@ -74,11 +74,19 @@ def back_at(trace: Trace, sign: str, fault_at: float) -> float:
 
 
 def guard_hold(trace: Trace, fault_at: float, end: float) -> float | None:
-    """When the guard began the hold that lasts until `end`; None when it never did."""
+    """When the guard began the hold that lasts until `end`; None when it never did.
+
+    Seen in its state and in its commands, of which nothing but zero comes after: a lost datagram
+    holds one of the two topics up, sent again after a second, and the earlier one counts.
+    """
     states = trace.of(GUARD_STATE.name, fault_at, end)
     moving = [i for i, h in enumerate(states) if int(h.values[0]) != Source.HOLD]
     rest = states[moving[-1] + 1 :] if moving else states
-    return rest[0].at if rest else None
+    if not rest:
+        return None
+    moved = last_motion(trace, fault_at, end)
+    still = [h.at for h in trace.of(COMMAND, moved, end) if h.values[0] <= STILL_SPEED]
+    return min([rest[0].at, *still[:1]])
 
 
 def last_motion(trace: Trace, fault_at: float, end: float) -> float:
@@ -110,6 +118,16 @@ def new_observations(trace: Trace, begin: float, end: float) -> int:
     """How many pictures with a stamp never seen before came in [begin, end): lockstep advances."""
     known = {h.stamp_ns for h in trace.of(CAMERA, float("-inf"), begin)}
     return len({h.stamp_ns for h in trace.of(CAMERA, begin, end)} - known)
+
+
+def last_fresh(trace: Trace, end: float) -> float | None:
+    """When the last picture came that differed from the one before in stamp and content."""
+    before, at = Heard(0.0, CAMERA), None
+    for heard in trace.of(CAMERA, float("-inf"), end):
+        if heard.stamp_ns != before.stamp_ns and heard.values != before.values:
+            at = heard.at
+        before = heard
+    return at
 
 
 def lost_tail(

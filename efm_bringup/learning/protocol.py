@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Arm = Literal["default", "reinforce", "cloning"]
-"""default: the trainer's update. reinforce: the paper's. cloning: as many demonstrations more."""
+Arm = Literal["default", "reinforce", "cloning", "reset_free"]
+"""default: the trainer's update. reinforce: the paper's. cloning: as many demonstrations more.
+reset_free: as default, but practice goes on from where the last episode left the blocks."""
 Part = Literal["dev", "test", "reserve"]
 
 SEEDS: dict[Part, tuple[int, ...]] = {
@@ -45,10 +46,9 @@ class Protocol(BaseModel):
     temperature: Annotated[float, Field(gt=0.0)] = 0.5
     sft_steps: Annotated[int, Field(ge=1)] = 2000
 
-    @property
-    def hash(self) -> str:
-        """Twelve hex digits that change with any field."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+    def hash(self, settings: str = "") -> str:
+        """Twelve hex digits that change with any field and with the learners' `settings`."""
+        return hashlib.sha256(f"{self.model_dump_json()}{settings}".encode()).hexdigest()[:12]
 
     def budgets_of(self, arm: Arm) -> tuple[int, ...]:
         """At which numbers of episodes, or of further demonstrations, an arm is measured."""
@@ -75,5 +75,8 @@ PRESETS = {
     "stress": Protocol(
         arms=("default", "cloning"), sizes=(40,), seeds=8, budgets=(96, 288, 576, 1152, 1584),
         starts=500,
+    ),
+    "reset-free": Protocol(
+        arms=("default", "reset_free"), sizes=(80,), seeds=8, budgets=(96, 288, 576), starts=200
     ),
 }  # fmt: skip

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from efm_bringup.learning.protocol import Arm, Protocol
 from efm_bringup.learning.run_state import (
@@ -27,21 +27,22 @@ from efm_bringup.learning.run_state import (
     save_learner,
 )
 from efm_bringup.plans import scene_seed
+from efm_bringup.simulated_robots import ScriptedPerson
+from efm_core.detector import DetectorSettings
 from efm_core.episode import Mode
 from efm_core.plan import EpisodePlan, PlannedEpisode
 from efm_core.steps_to_go import StepsToGoBins
 from efm_model.config import CameraSpec
 from efm_model.inference import Engine
 from efm_model.model import EmbodiedModel
-from efm_model.weights import pretrained_model
-from efm_sim.demonstrator import Demonstrator, TruthState
+from efm_model.weights import GROUNDING, pretrained_model
 from efm_trainer.calibrate import CalibrationConfig, TooFewLabelsError, calibrate, trace_of
 from efm_trainer.episode_data import EpisodeData
 from efm_trainer.episode_run import FinishedEpisode
 from efm_trainer.evaluate import evaluate, evaluation_plan
 from efm_trainer.features import FeatureCache
+from efm_trainer.lasting import LastingScenes
 from efm_trainer.practice import PracticeSettings
-from efm_trainer.robot import Robot
 from efm_trainer.rollout import InProcessFleet
 from efm_trainer.sft import collect_samples, fine_tune
 from efm_trainer.sft_config import SftConfig
@@ -52,15 +53,25 @@ START_SEED = 77_000_000
 """Evaluation starts of every run: nothing else draws from this seed."""
 
 
-class _Scripted:
-    """The scripted demonstrator at the stick of a world."""
+def frozen_hash(protocol: Protocol) -> str:
+    """Changes with the protocol, with any default of the trainer and with the shipped trunk.
 
-    def __init__(self, seed: int) -> None:
-        self._person = Demonstrator(seed)
-
-    def command(self, robot: Robot) -> NDArray[np.float64]:
-        state = TruthState.from_scalars(robot.truth(), robot.instruction)
-        return np.asarray(self._person.act(state), dtype=np.float64)
+    What concerns resets alone counts in protocols that practise without them; what ends
+    practice never, for success is measured at fixed budgets.
+    """
+    arms = ["default", "reinforce"]
+    apart = {"reset_free", "misses", "stop", "stopping", "warning"}
+    if "reset_free" in protocol.arms:
+        arms, apart = [*arms, "reset_free"], {"stop", "stopping", "warning"}
+    practice = [
+        practice_settings(
+            arm, 0, protocol.per_round, protocol.limit, protocol.practice_temperature
+        ).model_dump_json(exclude=apart)
+        for arm in arms
+    ]
+    others = SftConfig(steps=protocol.sft_steps), CalibrationConfig(), DetectorSettings()
+    trunk = (GROUNDING / "manifest.json").read_text(encoding="utf-8")
+    return protocol.hash("|".join([*practice, *(o.model_dump_json() for o in others), trunk]))
 
 
 class LearningRun:
@@ -71,6 +82,7 @@ class LearningRun:
         folder: Path, told: Told,
     ) -> None:  # fmt: skip
         self.protocol, self.arm, self.size, self.seed = protocol, arm, size, seed
+        self.hash = frozen_hash(protocol)
         self._fleet, self._told = fleet, told
         self.state_file = folder / f"{arm}-{size}-{seed}.safetensors"
 
@@ -83,10 +95,10 @@ class LearningRun:
             self._write(result, self._start())
             return True
         figures = json.loads(result.read_text())
-        if figures["protocol"] != self.protocol.hash:
+        if figures["protocol"] != self.hash:
             raise ValueError(
                 f"{result} was measured under protocol {figures['protocol']}, this one is "
-                f"{self.protocol.hash}; choose another folder with --out"
+                f"{self.hash}; choose another folder with --out"
             )
         left = [
             b for b in self.protocol.budgets_of(self.arm) if str(b) not in figures["budgets"]
@@ -96,12 +108,12 @@ class LearningRun:
             return False
         began = time.monotonic()
         if self.arm == "cloning":
-            learner = self._fine_tuned(self.size + left[0])
+            learner, resets = self._fine_tuned(self.size + left[0]), {}
         else:
             learner = load_learner(self.state_file, self._model, self._settings())
-            self._practise(learner, left[0])
+            resets = self._practise(learner, left[0])
             save_learner(self.state_file, learner)
-        figures["budgets"][str(left[0])] = self._measured(learner)
+        figures["budgets"][str(left[0])] = self._measured(learner) | resets
         figures["seconds"] += time.monotonic() - began
         self._write(result, figures)
         return True
@@ -110,7 +122,7 @@ class LearningRun:
         began = time.monotonic()
         learner = self._fine_tuned(self.size)
         figures: dict[str, Any] = {
-            "protocol": self.protocol.hash, "arm": self.arm, "size": self.size,
+            "protocol": self.hash, "arm": self.arm, "size": self.size,
             "seed": self.seed, **learner.facts, "sft": self._measured(learner), "budgets": {},
         }  # fmt: skip
         if self.arm != "cloning":
@@ -169,7 +181,7 @@ class LearningRun:
             plan_id="demonstrations", mode=Mode.DEMO, seed=self.seed, data_set="demo",
             episodes={"robot1": episodes},
         )  # fmt: skip
-        done = self._fleet.demonstrate(plan, lambda p: _Scripted(int(p.scene["seed"])))
+        done = self._fleet.demonstrate(plan, lambda p: ScriptedPerson(int(p.scene["seed"])))
         return [episode.data for episode in done]
 
     def _calibrate(self, learner: Learner) -> None:
@@ -195,7 +207,8 @@ class LearningRun:
         learner.facts["calibration"] = found.settings.model_dump()
         learner.facts["labels"] = len(done)
 
-    def _practise(self, learner: Learner, budget: int) -> None:
+    def _practise(self, learner: Learner, budget: int) -> dict[str, Any]:
+        """Up to `budget` episodes; without resets, those that were needed since the last one."""
         protocol, practice = self.protocol, learner.practice
         practice.settings = practice.settings.model_copy(
             update={"rounds": budget // protocol.per_round}
@@ -204,11 +217,20 @@ class LearningRun:
         def collect(plan: EpisodePlan) -> list[EpisodeData]:
             self._told(f"practice, round {plan.round + 1} of {budget // protocol.per_round}")
             engine = self._engine(learner, practice.version)
-            return [episode.data for episode in self._fleet.practise(plan, engine)]
+            done = self._fleet.practise(plan, engine)
+            reasons.extend(e.record.reset_reason for e in done)
+            return [episode.data for episode in done]
 
+        reasons: list[str] = []
         practice.collect = collect
+        self._fleet.scenes = LastingScenes(learner.scenes)
         while practice.round < practice.settings.rounds:
             practice.one_round()
+        learner.scenes = self._fleet.scenes.saved()
+        if not practice.settings.reset_free:
+            return {}
+        needed = Counter(reason for reason in reasons if reason)
+        return {"practised": len(reasons), "resets": dict(needed)}
 
     def _engine(self, learner: Learner, version: str = POLICY) -> Engine:
         return Engine(learner.policy, learner.reward, learner.detector, version, REWARD, "auto")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ from efm_trainer.sft_state import head_weights
 
 POLICY, REWARD = "policy", "reward"
 _CACHE_BYTES = 64 << 20
+ROBOTS = 8
+"""Robots that practise side by side where scenes last."""
 
 
 @dataclass(slots=True)
 class Learner:
     """Policy and reward in eval mode, the calibrated detector and the practice loop.
 
-    facts: JSON-compatible figures of how they were made.
+    facts: JSON-compatible figures of how they were made. scenes: where practice without resets
+    left the blocks (`LastingScenes.saved`).
     """
 
     policy: EmbodiedModel
@@ -37,6 +40,7 @@ class Learner:
     detector: DetectorSettings
     practice: Practice
     facts: dict[str, Any]
+    scenes: dict[str, Any] = field(default_factory=dict)
 
 
 def new_learner(
@@ -53,11 +57,16 @@ def new_learner(
 def practice_settings(
     arm: str, seed: int, per_round: int, limit: int, temperature: float
 ) -> PracticeSettings:
-    """The trainer's settings; arm `reinforce` takes the paper's update."""
+    """The trainer's settings; arm `reinforce` takes the paper's update.
+
+    Arm `reset_free` practises with ROBOTS robots, each with blocks of its own, as a fleet does.
+    """
     improve = ImproveSettings.paper() if arm == "reinforce" else ImproveSettings()
+    free = arm == "reset_free"
+    robots = tuple(f"robot{i + 1}" for i in range(ROBOTS if free else 1))
     return PracticeSettings(
-        robots=("robot1",), episodes_per_round=per_round, limit=limit, temperature=temperature,
-        seed=seed, improve=improve,
+        robots=robots, reset_free=free, episodes_per_round=per_round, limit=limit,
+        temperature=temperature, seed=seed, improve=improve,
     )  # fmt: skip
 
 
@@ -74,7 +83,7 @@ def save_learner(path: Path, learner: Learner) -> None:
         "bins": learner.reward.config.steps_to_go.count,
         "detector": learner.detector.model_dump(),
         "round": practice.round, "version": practice.version, "detections": practice.detections,
-        "facts": learner.facts,
+        "facts": learner.facts, "scenes": learner.scenes,
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -106,7 +115,7 @@ def load_learner(
         models.append(model.eval())
     learner = new_learner(models[0], models[1], settings)
     learner.detector = DetectorSettings.model_validate(facts["detector"])
-    learner.facts = facts["facts"]
+    learner.facts, learner.scenes = facts["facts"], facts.get("scenes", {})
     practice = learner.practice
     practice.round, practice.version = int(facts["round"]), facts["version"]
     practice.detections = [float(value) for value in facts["detections"]]

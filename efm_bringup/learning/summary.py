@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,20 @@ def _section(arm: str, size: int, by_seed: dict[int, dict[str, Any]]) -> list[st
         there = [s for s in seeds if str(budget) in by_seed[s]["budgets"]]
         after = [by_seed[s]["budgets"][str(budget)] for s in there]
         lines.append(_row(str(budget), after, [by_seed[s]["sft"] for s in there]))
-    return [*lines, ""]
+    needed = [m for s in seeds for m in by_seed[s]["budgets"].values() if "resets" in m]
+    return [*lines, "", *([_resets(needed), ""] if needed else [])]
+
+
+def _resets(needed: Sequence[dict[str, Any]]) -> str:
+    """What practice without resets cost: how often a scene was made anew all the same."""
+    count, episodes = Counter[str](), sum(m["practised"] for m in needed)
+    for measured in needed:
+        count.update(measured["resets"])
+    why = "; ".join(f"{reason}: {n}" for reason, n in count.most_common())
+    rate = 100 * count.total() / max(episodes, 1)
+    return (
+        f"Interventions: {rate:.1f} for each 100 of {episodes} practice episodes ({why or 'none'})."
+    )
 
 
 def _row(

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efm_core.bags.errors import BagError
-from efm_core.messages import pixels
+from efm_core.camera_pixels import PictureError, decode, pixels
+from efm_core.messages import deserialize, stamp_of
 
 _SECOND = 1_000_000_000
 _STAMP = struct.Struct("<iI")
@@ -65,22 +66,31 @@ def named_scalars(data: bytes) -> Scalars:
 
 
 def image(data: bytes) -> Picture:
-    """A sensor_msgs/Image (rgb8, bgr8, mono8) without copying its pixels. Raises BagError."""
+    """A sensor_msgs/Image; rgb8, bgr8 and mono8 without copying pixels. Raises BagError."""
     stamp = stamp_ns(data)
     try:
         frame, at = _text(data, 12)
         at = _aligned(at, 4)
         height, width = _SIZE.unpack_from(data, at)
         encoding, at = _text(data, at + 8)
+        big_endian = data[at : at + 1] == b"\x01"
         step, size = _SIZE.unpack_from(data, _aligned(at + 1, 4))
         at = _aligned(at + 1, 4) + 8
-        return Picture(
-            stamp, frame, pixels(memoryview(data)[at : at + size], height, width, encoding, step)
-        )
-    except KeyError as error:
-        raise BagError(f"image encoding {error} is not understood") from error
+        rows = memoryview(data)[at : at + size]
+        return Picture(stamp, frame, pixels(rows, height, width, encoding, step, big_endian))
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise BagError(f"an Image message of {len(data)} bytes: {error}") from error
+
+
+def picture(data: bytes, type_name: str) -> Picture:
+    """A sensor_msgs/Image or, decoded, a sensor_msgs/CompressedImage. Raises BagError."""
+    if type_name.endswith("/Image"):
+        return image(data)
+    message = deserialize(data, type_name)
+    try:
+        return Picture(stamp_of(message), message.header.frame_id, decode(message))
+    except PictureError as error:
+        raise BagError(f"a {type_name} message of {len(data)} bytes: {error}") from error
 
 
 def text(data: bytes) -> str:

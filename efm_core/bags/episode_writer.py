@@ -56,14 +56,16 @@ class EpisodeWriter:
         self._bag.open(self.partial, topics)
         self._counts: Counter[str] = Counter()
         self._lock: int | None = lock_directory(self.partial, wait=True)
-        (self.partial / RECORD_NAME).write_text(record.model_dump_json(indent=1))
+        write_record(self.partial, record)
 
-    def write(self, topic: str, data: bytes, log_ns: int) -> None:
-        """Append one message: absolute topic, CDR bytes, log time in ns.
+    def write(self, topic: str, data: bytes, log_ns: int, sent_ns: int = 0) -> None:
+        """Append one message: absolute topic, CDR bytes, log time and time of sending in ns.
+
+        sent_ns 0: unknown, the log time stands in for it.
 
         Raises KeyError for an undeclared topic and OSError when the disk refuses it.
         """
-        self._bag.write(topic, data, log_ns)
+        self._bag.write(topic, data, log_ns, sent_ns)
         self._counts[topic] += 1
 
     def finish(self, record: EpisodeRecord | None = None) -> Path:
@@ -81,7 +83,7 @@ class EpisodeWriter:
                 f"{self.partial}: {found.total()} of {self._counts.total()} messages can be read "
                 "back; the disk may be full or failing"
             )
-        (self.partial / RECORD_NAME).write_text(record.model_dump_json(indent=1))
+        write_record(self.partial, record)
         publish_directory(self.partial, self.path)
         self._unlock()
         return self.path
@@ -98,6 +100,13 @@ class EpisodeWriter:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def write_record(folder: Path, record: EpisodeRecord) -> None:
+    """Write `episode.json`: whole or not at all, whenever the process is killed."""
+    temporary = folder / (RECORD_NAME + ".tmp")
+    temporary.write_text(record.model_dump_json(indent=1))
+    temporary.replace(folder / RECORD_NAME)
 
 
 def lock_directory(path: Path, wait: bool = False) -> int | None:

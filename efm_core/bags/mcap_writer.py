@@ -63,7 +63,7 @@ class McapBagWriter:
         """Messages written so far by topic."""
         return dict(self._counts)
 
-    def write(self, topic: str, data: bytes, log_ns: int) -> None:
+    def write(self, topic: str, data: bytes, log_ns: int, sent_ns: int = 0) -> None:
         """Append one message. Raises KeyError for an undeclared topic, OSError for the disk."""
         channel = self._channels[topic]
         size = len(data) + _RECORD_OVERHEAD
@@ -74,7 +74,7 @@ class McapBagWriter:
         if not self._pending:
             self._deadline = now + CHUNK_SECONDS
         self._pending += size
-        self._writer.add_message(channel, log_ns, data, log_ns)
+        self._writer.add_message(channel, log_ns, data, sent_ns or log_ns)
         self._counts[topic] += 1
         if log_ns < self._start_ns:
             self._start_ns = log_ns

@@ -17,6 +17,7 @@ from efm_core.bags.episode_writer import (
     count_messages,
     lock_directory,
     publish_directory,
+    write_record,
 )
 from efm_core.bags.errors import BagError
 from efm_core.bags.mcap_stream import ChannelTable, Message, stream_messages
@@ -102,7 +103,7 @@ def _recover(partial: Path) -> RecoveredEpisode:
     if final.exists():
         return RecoveredEpisode(partial, None, 0, f"left as it is: {final} exists")
     if record.saved and (counts := _whole(partial)) is not None:
-        _write_record(partial, record.model_copy(update={"recovered": True}))
+        write_record(partial, record.model_copy(update={"recovered": True}))
         publish_directory(partial, final)
         return RecoveredEpisode(partial, final, counts.total(), "was complete; renamed")
     table = ChannelTable()
@@ -112,7 +113,7 @@ def _recover(partial: Path) -> RecoveredEpisode:
         kept_why = "left as it is: it holds no whole message, but other files"
         return RecoveredEpisode(partial, None, 0, reason or kept_why)
     _rewrite(partial, kept, _topics(table))
-    _write_record(partial, _interrupted(record, kept))
+    write_record(partial, _interrupted(record, kept))
     publish_directory(partial, final)
     return RecoveredEpisode(partial, final, len(kept), f"{len(kept)} messages saved")
 
@@ -196,9 +197,3 @@ def _interrupted(record: EpisodeRecord, kept: list[Message]) -> EpisodeRecord:
             "topics": {t: TopicCounts(expected=n, on_time=n) for t, n in counts.items()},
         }
     )
-
-
-def _write_record(partial: Path, record: EpisodeRecord) -> None:
-    temporary = partial / (RECORD_NAME + ".tmp")
-    temporary.write_text(record.model_dump_json(indent=1))
-    temporary.replace(partial / RECORD_NAME)

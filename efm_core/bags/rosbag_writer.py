@@ -60,8 +60,8 @@ class RosbagBagWriter:
                 )
             )
 
-    def write(self, topic: str, data: bytes, log_ns: int) -> None:
-        """Append one message. Raises RuntimeError from rosbag2."""
+    def write(self, topic: str, data: bytes, log_ns: int, sent_ns: int = 0) -> None:
+        """Append one message; rosbag2 takes no time of sending here. Raises RuntimeError."""
         self._writer.write(topic, data, log_ns)
 
     def close(self) -> None:

@@ -21,8 +21,11 @@ class BagWriter(Protocol):
         """Create directory `path` (which must not exist) and make room for `topics`."""
         ...
 
-    def write(self, topic: str, data: bytes, log_ns: int) -> None:
-        """Append one message with its log time in ns. Raises OSError when the disk refuses it."""
+    def write(self, topic: str, data: bytes, log_ns: int, sent_ns: int = 0) -> None:
+        """Append one message with its log time and the time of its sending in ns (0: unknown).
+
+        Raises OSError when the disk refuses it.
+        """
         ...
 
     def close(self) -> None:

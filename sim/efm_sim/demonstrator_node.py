@@ -7,9 +7,9 @@ observation, and says by `episode/success` or `episode/failure` what it thinks o
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.node import Node
@@ -19,21 +19,38 @@ from std_srvs.srv import Trigger
 from efm_core import messages, topics
 from efm_ros.channels import Sender, receive
 from efm_ros.entrypoint import run
+from efm_ros.parameters import ParameterSpec, declare
 from efm_sim.demonstrator import Demonstrator, TruthState
 
 
+def _corner(value: Sequence[float]) -> None:
+    if len(value) != 2:
+        raise ValueError("give two numbers, x and y")
+
+
+PARAMETERS = (
+    ParameterSpec("scale", 1.0, "0 a clean expert, 1 a person, more is clumsier", "", 0, 10),
+    ParameterSpec("speed_limit", 0.2, "fastest speed per axis", "m/s", 0.001, 5),
+    ParameterSpec("control_hz", 10.0, "control rate of the robot", "Hz", 0.1, 1000),
+    ParameterSpec(
+        "workspace_low", (0.20, -0.20), "corner (x, y) of the workspace", "m", check=_corner
+    ),
+    ParameterSpec(
+        "workspace_high", (0.60, 0.20), "corner (x, y) of the workspace", "m", check=_corner
+    ),
+    ParameterSpec(
+        "patience", 0, "time after which it gives up; 0: never", "ticks", 0, 1_000_000
+    ),
+    ParameterSpec("seed", 0, "added to the scene's seed: another person, same scenes"),
+)  # fmt: skip
+
+
 class DemonstratorNode(Node):
-    """Demonstrates in the namespace of one robot."""
+    """Demonstrates in the namespace of one robot; parameters: `PARAMETERS`."""
 
     def __init__(self, *, context: Context | None = None, **options: Any) -> None:
         super().__init__("demonstrator", context=context, **options)
-        self._declare("scale", 1.0, "0 a clean expert, 1 a person, more is clumsier")
-        self._declare("speed_limit", 0.2, "fastest speed per axis, m/s")
-        self._declare("control_hz", 10.0, "control rate of the robot, Hz")
-        self._declare("workspace_low", [0.20, -0.20], "corner (x, y) of the workspace, m")
-        self._declare("workspace_high", [0.60, 0.20], "corner (x, y) of the workspace, m")
-        self._declare("patience", 0, "ticks after which it gives up; 0: never")
-        self._declare("seed", 0, "added to the scene's seed: another person, same scenes")
+        self._values = declare(self, PARAMETERS)
         self._driver = self._make_driver()
         self._episode: dict[str, str] = {}
         self._instruction, self._scene_seed = "", 0
@@ -51,13 +68,8 @@ class DemonstratorNode(Node):
         receive(self, topics.EPISODE_STATUS, self._on_status)
         receive(self, topics.TRUTH_STATE, self._on_truth)
 
-    def _declare(self, name: str, default: Any, description: str) -> None:
-        self.declare_parameter(
-            name, default, ParameterDescriptor(description=description, read_only=True)
-        )
-
     def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
+        return self._values[name]
 
     def _make_driver(self) -> Demonstrator:
         low, high = self._value("workspace_low"), self._value("workspace_high")

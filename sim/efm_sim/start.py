@@ -17,6 +17,8 @@ BORDER = 0.055
 """Least distance in m of a centre from the workspace's border, so that the pusher fits behind."""
 PUSHER_GAP = 0.05
 """Least distance in m of the pusher's axis from any centre at the start."""
+TOOL_BORDER = 0.02
+"""Least distance in m of the pusher's axis from the workspace's border at the start."""
 _ATTEMPTS = 500
 
 
@@ -39,7 +41,7 @@ def start_scene(
             continue
         if np.linalg.norm(centres[pair[0]] - centres[pair[1]]) < START_TARGET_GAP:
             continue
-        pusher = rng.uniform(low + 0.02, high - 0.02)
+        pusher = rng.uniform(low + TOOL_BORDER, high - TOOL_BORDER)
         if np.min(np.linalg.norm(centres - pusher, axis=1)) < PUSHER_GAP:
             continue
         yaws = rng.uniform(-np.pi, np.pi, len(names))

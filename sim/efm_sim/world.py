@@ -23,9 +23,10 @@ from efm_sim.bodies import PUSHER_RADIUS
 from efm_sim.camera import FrontCamera
 from efm_sim.config import Workspace, WorldConfig
 from efm_sim.engine import BlockState, Engine, Joint
+from efm_sim.lasting import next_start
 from efm_sim.shapes import BLOCK_RADIUS
-from efm_sim.start import start_scene
-from efm_sim.tasks import parse_instruction, sample_instruction
+from efm_sim.start import START_TARGET_GAP, start_scene
+from efm_sim.tasks import parse_instruction, phrase_instruction, sample_instruction
 
 __all__ = ["SUCCESS_DISTANCE", "Pose", "Workspace", "World", "WorldConfig"]
 
@@ -157,6 +158,54 @@ class World:
         poses, pusher = start_scene(rng, self.config.workspace, names, target)
         self.seed, self.instruction, self.target = int(seed), text, target
         self.place(poses, pusher)
+
+    def go_on(self, seed: int, instruction: str | None = None, draw: int = 0) -> None:
+        """A new task for the scene as it lies; nothing moves.
+
+        Without `instruction` one is drawn from (seed, draw) alone, about two blocks that the
+        pusher reaches and that are START_TARGET_GAP or more apart. Raises ValueError when there
+        is no such pair, and for an instruction about blocks out of reach, or next to each other.
+        """
+        space = self.config.workspace
+        near = {
+            name: (b.x, b.y)
+            for name, b in self._blocks.items()
+            if space.low[0] <= b.x <= space.high[0] and space.low[1] <= b.y <= space.high[1]
+        }
+        if instruction is None:
+            rng = np.random.default_rng([abs(int(seed)), int(seed < 0), draw])
+            pairs = [
+                (a, b) for a in near for b in near
+                if a != b and math.dist(near[a], near[b]) >= START_TARGET_GAP
+            ]  # fmt: skip
+            if not pairs:
+                raise ValueError(f"no two of {sorted(near)} in reach are apart; reset the scene")
+            target = pairs[int(rng.integers(len(pairs)))]
+            text = phrase_instruction(rng, *target)
+        else:
+            text, target = instruction, parse_instruction(instruction)
+            lost = [name for name in target if name not in near]
+            if lost:
+                raise ValueError(f"instruction {text!r}: {lost} out of reach; reset the scene")
+            if math.dist(near[target[0]], near[target[1]]) < SUCCESS_DISTANCE:
+                raise ValueError(f"instruction {text!r}: it is done already; ask for another")
+        self.instruction, self.target = text, target
+
+    def go_on_or_reset(self, seed: int, instruction: str | None = None) -> str:
+        """Begin from where the blocks lie, or by `reset` where nobody can go on from there.
+
+        The blocks stay exactly where they are, at rest; task and place of the tool are drawn from
+        `seed` (`efm_sim.lasting`). Returns why a full reset was needed, "" where it was not.
+        Raises ValueError as `reset` does.
+        """
+        found = next_start(seed, instruction, self.config.workspace, self.blocks)
+        if isinstance(found, str):
+            self.reset(seed, instruction)
+            return found
+        self.instruction, self.target, spot = found
+        self.seed = int(seed)
+        self.place(self.blocks, spot)
+        return ""
 
     def place(self, poses: Mapping[str, Pose], pusher: Sequence[float]) -> None:
         """Put blocks and pusher somewhere at rest, without physics (m, rad, base frame).

@@ -38,6 +38,7 @@ class Declared:
     name: str
     default_value: str
     description: str
+    choices: tuple[str, ...] = ()
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Opaque:
     """launch.actions.OpaqueFunction"""
 
     function: Any
+    condition: Any = None
 
 
 class Node:
@@ -115,11 +117,16 @@ def execute(description: Description, **configurations: str) -> Recorded:
         if isinstance(entity, Declared):
             recorded.arguments[entity.name] = entity
             context.configurations.setdefault(entity.name, entity.default_value)
+            given = context.configurations[entity.name]
+            if entity.choices and given not in entity.choices:  # launch's words
+                allowed = ", ".join(f"'{choice}'" for choice in entity.choices)
+                raise ValueError(f"argument '{entity.name}' is '{given}': not one of {allowed}")
     pending = list(description.entities)
     while pending:
         entity = pending.pop(0)
         if isinstance(entity, Opaque):
-            pending = [*entity.function(context), *pending]
+            if entity.condition is None or entity.condition.predicate.perform(context) == "true":
+                pending = [*entity.function(context), *pending]
         elif isinstance(entity, Variable):
             recorded.variables[entity.name] = entity.value
         elif isinstance(entity, Node):

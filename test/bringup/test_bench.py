@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from efm_bringup.bench.result import (
     write_result,
 )
 from efm_bringup.bench.timing import FEWEST_FOR_P99, alternate, spread
+from efm_bringup.bench.withheld import Withheld
 from efm_bringup.cli import main
 
 
@@ -236,6 +239,37 @@ def test_trainer():
     assert_finite(measure_trainer(rounds=1, demos=5, practised=2))
 
 
+def test_data():
+    from efm_bringup.bench.data import measure_data
+
+    found = measure_data(rounds=1, episodes=10, sizes=((64, 64),))
+    assert_finite(found)
+    names = [figure.name for figure in found.figures]
+    assert "64x64 JPEG: random" in names
+    assert "64x64 raw: waiting" in names
+    assert found.settings["LeRobot"]  # said, installed or not
+
+
+def test_another_environment_without_lerobot_is_refused(tmp_path):
+    from efm_bringup.bench.lerobot_reader import find_lerobot
+
+    with pytest.raises(ValueError, match="name a Python interpreter"):
+        find_lerobot(str(tmp_path / "python"))
+    if importlib.util.find_spec("lerobot") is None:
+        assert find_lerobot() == ""
+        with pytest.raises(ValueError, match="pip install lerobot"):
+            find_lerobot(sys.executable)
+
+
+def test_lerobot_that_fails_says_why(tmp_path):
+    from efm_bringup.bench.lerobot_reader import LeRobotReader
+
+    if importlib.util.find_spec("lerobot") is None:
+        pictures = [np.zeros((2, 16, 16, 3), np.uint8)]
+        with pytest.raises(RuntimeError, match="No module named 'lerobot'"):
+            LeRobotReader(sys.executable, tmp_path / "video", pictures, [0])
+
+
 def test_simulator(monkeypatch):
     import efm_sim.bench
     from efm_bringup.bench.simulator import measure_simulator
@@ -253,12 +287,23 @@ def test_simulator(monkeypatch):
     assert [f.baseline for f in found.figures if f.name == "steps 64px"] == ["steps without image"]
 
 
+def test_what_the_host_withheld_is_kept_apart_from_the_time_before_and_after():
+    second, taken = 1_000_000_000, iter([5.0, 5.0, 5.03, 5.03, 5.04])
+    withheld = Withheld(100 * second, lambda: next(taken))
+    for tenth in (1, 2, 3, 4):  # withheld between 0.1 and 0.2 s, 0.3 and 0.4 s
+        withheld.look(tenth * second // 10 + 100 * second)
+    assert withheld.seconds == pytest.approx(0.04)
+    moments = ((99.0, 100.09), (100.15, 100.16), (101.3, 101.4), (101.41, 101.5), (98.0, 105.0))
+    judged = [withheld.undisturbed(*(round(t * second) for t in span)) for span in moments]
+    assert judged == [True, False, False, True, False]
+
+
 def test_command_path():
     from efm_bringup.bench.command_path import measure_command_path
 
-    found = measure_command_path((1,), seconds=2.0, lockstep=())
+    found = measure_command_path((1,), seconds=2.0)
     assert_finite(found)
-    path = next(figure for figure in found.figures if figure.name == "1 robot: path")
-    assert path.count >= 10  # 2 s at 10 Hz, the episode's start left out
-    sent = next(f for f in found.figures if f.name == "1 robot: to the guard's sending")
-    assert sent.value <= path.value
+    figures = {figure.name.removeprefix("1 robot: "): figure for figure in found.figures}
+    assert figures["path"].count >= 10  # 2 s at 10 Hz, the episode's start left out
+    assert 0.0 < figures["path"].value < figures["from the stamp"].value
+    assert figures["to the guard's sending"].value <= figures["from the stamp"].value

@@ -45,6 +45,17 @@ def test_open_discovery_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_remedy(doctor.discovery(), "warning", "other machines can command these robots")
 
 
+def test_humble_is_judged_by_its_own_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "0")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # not known there
+    finding = doctor.discovery()
+    assert finding.level == "warning"
+    assert "set ROS_LOCALHOST_ONLY to 1" in finding.remedy
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+    assert doctor.discovery().level == "ok"
+
+
 def test_another_middleware_on_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROS_DISTRO", raising=False)
     monkeypatch.setattr(doctor, "_python", lambda code, interpreter="": None)

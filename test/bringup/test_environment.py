@@ -10,6 +10,7 @@ import pytest
 
 from efm_bringup import environment
 from efm_bringup.environment import DOMAINS, DomainLease, ros_environment, write_ros_env
+from efm_ros.dds import dds_environment
 
 
 def test_two_runs_get_different_domains() -> None:
@@ -62,6 +63,10 @@ def test_discovery_stays_on_this_machine_by_default() -> None:
     assert "ROS_LOCALHOST_ONLY" not in made
     humble, _ = ros_environment({"ROS_DOMAIN_ID": "7", "ROS_DISTRO": "humble"})
     assert humble["ROS_LOCALHOST_ONLY"] == "1"
+    launched = dds_environment({"ROS_DISTRO": "humble"})  # what the launch files set
+    assert launched["ROS_LOCALHOST_ONLY"] == "1"
+    meant = {"ROS_DISTRO": "humble", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
+    assert "ROS_LOCALHOST_ONLY" not in dds_environment(meant)
 
 
 def test_ros_env_can_be_sourced(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_the_page_gets_the_table_of_all_files(tmp_path):
 
 def test_all_is_every_cause_once_per_clock():
     names = [t.name for t in trials("all", "both", "KILL")]
-    assert len(set(names)) == len(names) == 4 * 2 + 1 + 2 + 2
+    assert len(set(names)) == len(names) == 4 * 2 + 1 + 2 + 2 + 3 + 3 + 3 + 2
     with pytest.raises(ValueError, match="unknown"):
         trials("meteor", "real", "KILL")
 

@@ -176,6 +176,7 @@ def test_robots_appear_in_status_and_diagnostics(
 
     outside.until(lambda: {topic.name, "/robot2/episode/status"} <= set(seen()))
     assert {pair.key: pair.value for pair in seen()[topic.name].values}["tick"] == "3"
+    assert seen()[topic.name].message == "running"  # rqt shows name and message, pairs on a click
     assert "silent" in seen()["/robot2/episode/status"].message
 
 

@@ -37,6 +37,7 @@ def demo(tmp_path_factory) -> Path:
             stranger.send_signal(signal.SIGTERM)
             stranger.wait(20)
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    (folder / "said.txt").write_text(found.stdout)
     return folder
 
 
@@ -71,7 +72,8 @@ def test_every_episode_opens_in_other_readers(demo):
 
 def test_decisions_over_dds_repeat_in_one_process(demo):
     report = json.loads((demo / "run" / "report.json").read_text())
-    assert report["repetition"] == {"episodes": 4, "agreeing": 4, "same_decisions": 4}
+    said = (demo / "said.txt").read_text()
+    assert report["repetition"] == {"episodes": 4, "agreeing": 4, "same_decisions": 4}, said[-2000:]
     assert report["episodes_by_transport"] == {"dds": 8 + 10 + 4, "in_process": 4 + 2 * 10}
     assert (report["human_interventions"], report["practice_episodes"]) == (0, 10)
     assert (demo / "run" / "report.html").stat().st_size > 10_000

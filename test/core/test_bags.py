@@ -133,9 +133,20 @@ def test_discarding_leaves_nothing(tmp_path, record, table, content):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_time_of_sending_stands_beside_the_log_time(tmp_path, record, table, content):
+    episode = EpisodeWriter(tmp_path, record, table, reserve_bytes=0)
+    (topic, data, log_ns) = content[0]
+    episode.write(topic, data, log_ns, log_ns - 7)
+    episode.write(topic, data, log_ns + 1)
+    (bag,) = episode.finish(record).glob("*.mcap")
+    with bag.open("rb") as file:
+        found = [(m.log_time, m.publish_time) for _, _, m in make_reader(file).iter_messages()]
+    assert found == [(log_ns, log_ns - 7), (log_ns + 1, log_ns + 1)]
+
+
 def test_a_write_that_did_not_reach_the_disk_is_not_acknowledged(tmp_path, record, table, content):
     class Forgetful(McapBagWriter):
-        def write(self, topic, data, log_ns):
+        def write(self, topic, data, log_ns, sent_ns=0):
             if len(self.counts) and sum(self.counts.values()) < 20:
                 super().write(topic, data, log_ns)
 

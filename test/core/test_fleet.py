@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efm_core.fleet import FleetError, load_fleet, processes, save_fleet
+from efm_core.fleet import FleetError, load_fleet, save_fleet
+from efm_core.fleet_processes import processes
 
 SHIPPED = Path(__file__).resolve().parents[2] / "config" / "fleet.yaml"
 
@@ -131,6 +132,27 @@ def test_the_processes_of_the_shipped_fleet():
     assert all(spec.args[0] == "--ros-args" for spec in specs.values())
 
 
+def test_a_shared_role_is_one_process_with_the_command_lines_of_all(load, content):
+    alone = {spec.name: spec for spec in processes(load(content))}
+    content["shared"] = ["guard", "sim"]
+    specs = {spec.name: spec for spec in processes(load(content))}
+    per_robot = ("manager", "demonstrator")
+    expected = {f"{robot}_{role}" for robot in ("robot1", "robot2") for role in per_robot}
+    assert set(specs) == expected | {"fleet", "inference", "guards", "sims"}
+    assert (specs["guards"].executable, specs["guards"].robot) == ("efm_guard", None)
+    first, second = alone["robot1_guard"].args, alone["robot2_guard"].args
+    assert specs["guards"].args == ("--node", *first, "--", "--node", *second)
+
+
+@pytest.mark.parametrize(
+    ("shared", "said"), [(["driver"], r"shared\[0\]: Input"), (["guard", "guard"], "appears twice")]
+)
+def test_shared_roles_that_are_none(load, content, shared, said):
+    content["shared"] = shared
+    with pytest.raises(FleetError, match=said):
+        load(content)
+
+
 def test_every_parameter_is_valid_yaml_of_its_type():
     for spec in processes(load_fleet(SHIPPED)):
         values = [a for flag, a in zip(spec.args[1:], spec.args[2:], strict=False) if flag == "-p"]
@@ -147,10 +169,17 @@ def test_every_parameter_is_valid_yaml_of_its_type():
 def test_a_robot_with_its_own_driver_gets_no_simulator(load, content):
     content["robots"][0] |= {"kind": "driver", "demonstrator": False}
     content["trainer"] = True
-    names = [spec.name for spec in processes(load(content))]
+    specs = processes(load(content))
+    names = [spec.name for spec in specs]
     assert "robot1_sim" not in names
     assert "robot1_demonstrator" not in names
     assert names.count("trainer") == 1
+    untiring = {s.robot for s in specs if s.name.endswith("manager") and never_pauses(s.args)}
+    assert untiring == {"robot2"}  # practice in vain pauses a real robot
+
+
+def never_pauses(args) -> bool:
+    return "failure_breaker:=0" in args
 
 
 def test_a_fleet_is_saved_whole(tmp_path, load, content):

@@ -468,6 +468,22 @@ def test_silence_of_manager_or_fleet_holds_after_half_a_second(real, alive, faul
         assert moving(report) == (now < 0.45)
 
 
+def test_what_waited_before_it_was_heard_is_as_old_as_its_arrival(real):
+    for k in range(1, 5):
+        real.on_pose(stamp(k), (0.4, 0.0), 0.1 * k)
+        real.on_fleet_stopped(False, 0.1 * k)
+        assert chunk(real, k, FULL, 0.1 * k).fault is Fault.NONE
+    real.on_episode_status("running", "a", 0.44, age=0.04)
+    real.on_fleet_stopped(False, 0.44, age=0.01)
+    real.on_pose(stamp(8), (0.4, 0.0), 0.8)
+    # 0.4 + 0.5, less the 0.02 s for which a command stands, less 0.02 s by which a step may be late
+    real.on_fleet_stopped(False, 0.8)
+    assert real.step(0.85).fault is not Fault.STALE_STATUS
+    assert real.step(0.865).fault is Fault.STALE_STATUS
+    real.on_episode_status("running", "a", 0.87)
+    assert real.step(0.87 + 0.41).fault is Fault.STALE_FLEET
+
+
 def test_without_a_position_nothing_moves(settings):
     guard = running(Guard(settings.model_copy(update={"clock": "real"})))
     assert chunk(guard, 0, FULL, 0.0).fault is Fault.NO_POSE
@@ -481,8 +497,21 @@ def test_a_dead_man_switch_that_is_let_go_holds(real):
     real.on_takeover(True, 0.0)
     assert real.step(0.0).source is Source.HOLD
     assert real.on_teleop(0, (0.1, 0.0), 0.1).source is Source.TELEOP
-    assert moving(real.step(0.37))  # 0.3 s, less the 0.02 s for which a command stands
-    assert real.step(0.39).source is Source.HOLD
+    # 0.3 s, less the 0.02 s for which a command stands, less 0.02 s by which a step may be late
+    assert moving(real.step(0.355))
+    assert real.step(0.365).source is Source.HOLD
+
+
+@pytest.mark.parametrize(("silent", "source"), [(0.5, Source.HOLD), (2.5, Source.POLICY)])
+def test_a_takeover_ends_with_its_episode_when_the_person_is_gone(real, silent, source):
+    """A node that was killed can't give the robot back; one that still drives goes on."""
+    real.on_takeover(True, 0.0)
+    real.on_teleop(0, (0.1, 0.0), 0.1)
+    now = 0.1 + silent
+    running(real, "b", now)
+    real.on_pose(stamp(1), (0.4, 0.0), now)
+    real.on_chunk(stamp(1), "b", FULL, now)
+    assert real.step(now + 0.02).source is source
 
 
 def test_after_giving_back_older_chunks_stay_dropped(real):
@@ -537,10 +566,12 @@ def test_absolute_targets_are_approached_within_the_limits(joint_space):
         guard.on_pose(stamp(k), [executed[-1] if executed else 0.0], 0.0)
         report = guard.on_chunk(stamp(k), "a", [[0.35]], 0.0)
         executed.append(float(report.executed[0]))
+        assert not report.modified  # the target stands: the way there is dynamics
     # 10 rad/s^2 change 1 rad/s per tick: 1 rad/s at first. Then 0.25 rad are left: 1.75 rad/s for
     # one tick and 0.75 for the next cover 0.175 + 0.075 and end at rest.
     np.testing.assert_allclose(executed, [0.1, 0.275, 0.35, 0.35])
-    assert not report.modified
+    guard.on_pose(stamp(4), [0.35], 0.0)
+    assert guard.on_chunk(stamp(4), "a", [[1.5]], 0.0).modified  # a target beyond the joint's
 
 
 def test_an_absolute_robot_of_unknown_position_gets_no_command(joint_space):

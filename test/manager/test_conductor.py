@@ -59,7 +59,7 @@ class Played:
     def request_reset(self, scene):
         self.scenes.append(dict(scene))
         if self.refuse:
-            self.conductor.course.reset_refused(self.refuse)
+            self.conductor.course.reset_refused(self.refuse, scene["request"])
 
     def wake_by(self, topic):
         self.cue = topic
@@ -265,6 +265,31 @@ def test_a_refused_checkpoint_is_retried_until_the_breaker_stops(world):
     assert list((world.data / "set").glob("*")) == []
 
 
+def test_practice_in_vain_pauses_until_somebody_has_looked(tmp_path):
+    world = Played(tmp_path, failure_breaker=2)
+    world.until_running(count=9, limit=1)
+    while world.phase is not Phase.PAUSED:
+        world.observe(1)
+        assert world.ended().outcome is not Outcome.SUCCESS
+        world.finish_job()
+        if world.phase is Phase.RESETTING:
+            world.reset_done()
+            world.beat()
+            world.observe(0)
+    # The next episode begins while the disk still works on the last.
+    assert len(world.records()) == 3
+    assert "practice episodes in a row without success" in world.conductor.core.reason
+    status = next(m for name, m in world.sent[::-1] if name == topics.EPISODE_STATUS.name)
+    assert status.status[0].level == 1
+    world.beat(30.0)
+    assert world.phase is Phase.PAUSED
+    assert len(world.records()) == 3  # kept
+    assert world.operator.resume()[0]
+    world.beat()
+    assert world.phase is Phase.RESETTING
+    assert world.conductor.core.reason == ""
+
+
 @pytest.mark.parametrize("party", ["policy", "reward", "robot", "guard", "fleet"])
 def test_a_silent_party_interrupts_the_episode_and_the_next_waits_for_it(world, party):
     world.until_running()
@@ -302,7 +327,21 @@ def test_stamps_of_a_restarted_robot_are_no_sign_of_life(world):
     assert world.ended().termination_reason == "fault:robot"
 
 
-def test_no_tick_for_long_is_a_stall(world):
+def test_a_robot_that_came_back_anew_is_not_the_one_that_was_reset(world):
+    world.until_running()
+    world.hear(topics.RESET_STATUS, messages.status(0, "reset", {"state": "idle"}))
+    assert world.ended().termination_reason == "fault:robot"
+
+
+def test_a_reset_status_that_is_repeated_ends_nothing(world):
+    world.until_running()
+    done = {"state": "done", "stamp_ns": str(world.start), "request": world.scenes[-1]["request"]}
+    world.hear(topics.RESET_STATUS, messages.status(0, "reset", done))
+    assert world.phase is Phase.RUNNING
+
+
+def test_no_tick_for_long_is_a_stall(tmp_path):
+    world = Played(tmp_path, operator_source="oracle")  # a person may take a break: operator_s
     world.until_running(mode="demo")
     for _ in range(99):
         world.beat()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import pytest
 
@@ -15,7 +17,7 @@ from efm_episode_manager.liveness import Liveness
 from efm_episode_manager.ownership import RobotLock, StopMark
 from efm_episode_manager.plans import PlanProgress, saved_indices
 from efm_episode_manager.recovery import recover_own
-from efm_episode_manager.resetting import Reset, ResetNews, scene_for
+from efm_episode_manager.resets.scene import SceneNews, SceneRequested, scene_for
 
 PLAN = EpisodePlan(
     plan_id="r1", mode="practice", data_set="set",
@@ -94,19 +96,15 @@ def test_scene_carries_the_plan_and_the_request():
     assert planned.scene == {"seed": 5}
 
 
-def test_reset_listens_to_its_own_request_alone():
-    reset = Reset(tries=2, before_ns="100")
-    reset.attempt("id/1", 5.0)
-    assert reset.hear({"state": "done", "stamp_ns": "200", "request": "id/0"}) is ResetNews.NOTHING
-    assert reset.hear({"state": "working", "request": "id/1"}) is ResetNews.NOTHING
-    assert reset.hear({"state": "done", "stamp_ns": "200", "request": "id/1"}) is ResetNews.DONE
-    assert reset.hear({"state": "failed", "request": "id/1"}) is ResetNews.FAILED
+def test_a_request_listens_to_its_own_answer_alone():
+    asked = SceneRequested("id/1", before_ns="100")
+    assert asked.hear({"state": "done", "stamp_ns": "200", "request": "id/0"}) is SceneNews.NOTHING
+    assert asked.hear({"state": "working", "request": "id/1"}) is SceneNews.NOTHING
+    assert asked.hear({"state": "done", "stamp_ns": "200", "request": "id/1"}) is SceneNews.DONE
+    assert asked.hear({"state": "failed", "request": "id/1"}) is SceneNews.FAILED
     # A robot that does not tell the request back: a new stamp is what counts.
-    assert reset.hear({"state": "done", "stamp_ns": "100"}) is ResetNews.NOTHING
-    assert reset.hear({"state": "done", "stamp_ns": "200"}) is ResetNews.DONE
-    assert not reset.exhausted
-    reset.attempt("id/2", 9.0)
-    assert reset.exhausted
+    assert asked.hear({"state": "done", "stamp_ns": "100"}) is SceneNews.NOTHING
+    assert asked.hear({"state": "done", "stamp_ns": "200"}) is SceneNews.DONE
 
 
 def test_only_this_robots_open_episodes_are_recovered(tmp_path):
@@ -132,3 +130,23 @@ def test_only_this_robots_open_episodes_are_recovered(tmp_path):
     assert (tmp_path / "set" / f"{theirs}.partial").is_dir()
     living.discard()
     assert recover_own(tmp_path / "nowhere", "arm0") == []
+
+
+def test_what_a_writer_left_before_its_first_message_is_removed(tmp_path):
+    """Killed between making the directory and writing the record: nobody's, and empty."""
+    long_ago = time.time() - 60.0
+    old, cut, fresh = (tmp_path / "set" / f"{name}.partial" for name in ("old", "cut", "fresh"))
+    for folder in (old, cut, fresh):
+        folder.mkdir(parents=True)
+    (cut / "episode.json").write_text('{"robot": "ar')
+    for folder in (old, cut):
+        os.utime(folder, (long_ago, long_ago))
+    record = EpisodeRecord(
+        episode_id=new_episode_id(), mode="demo", robot="arm1", instruction="push",
+        transport="dds", clock="lockstep", rate=10.0,
+    )  # fmt: skip
+    writer = EpisodeWriter(tmp_path / "set", record, {}, 0)
+    (writer.partial / "episode.json").unlink()  # a living one, not at its record yet
+    assert recover_own(tmp_path, "arm0") == []
+    assert sorted((tmp_path / "set").iterdir()) == sorted([fresh, writer.partial])
+    writer.discard()

@@ -21,9 +21,11 @@ GRID = TickGrid(START, 10.0)
 class Bag:
     def __init__(self) -> None:
         self.kept: list[tuple[str, bytes, int]] = []
+        self.sent_ns: list[int] = []
 
-    def write(self, topic, data, log_ns):
+    def write(self, topic, data, log_ns, sent_ns=0):
         self.kept.append((topic, data, log_ns))
+        self.sent_ns.append(sent_ns)
 
     def stamps(self, topic):
         return [cdr.stamp_ns(d) for name, d, _ in self.kept if name == f"/arm0/{topic}"]
@@ -125,13 +127,14 @@ def test_latched_values_come_first_and_early_messages_of_the_episode_follow():
 
 def test_log_times_are_virtual_in_lockstep_and_receipts_in_real_time():
     recorder, bag = started()
-    recorder.hear("joint_states", joints(2), 111)
+    recorder.hear("joint_states", joints(2), 111, 101)
     recorder.hear("guard/state", joints(2, off=5), 222)  # off the grid: the present tick
     recorder.hear("reward/reward", plain(messages.float32(1.0), "Float32"), 3)
     assert [log_ns for _, _, log_ns in bag.kept] == [START + 2 * PERIOD] * 3
+    assert bag.sent_ns == [0, 0, 0]  # else two runs of a plan would differ
     recorder, bag = started(TickGrid(START, 10.0, exact=False), lockstep=False)
-    recorder.hear("joint_states", joints(2, off=17), 111)
-    assert [log_ns for _, _, log_ns in bag.kept] == [111]
+    recorder.hear("joint_states", joints(2, off=17), 111, 101)
+    assert ([log_ns for _, _, log_ns in bag.kept], bag.sent_ns) == ([111], [101])
 
 
 def test_complete_waits_for_everything_that_answers_observations():

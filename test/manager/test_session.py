@@ -143,6 +143,18 @@ def test_only_answers_of_this_episode_and_version_belong_to_it():
     assert s.accepts("joint_states", "base")
 
 
+def test_an_episode_keeps_to_the_version_that_echoed_first():
+    """After a rollback the plan still names none: the next episode may be another version's."""
+    s = session(policy_version="", reward_version="r1")
+    s.echo("policy", "p2")
+    s.echo("reward", "r1")
+    assert s.echoed == {"policy", "reward"}
+    assert (s.record.policy_version, s.wanted_version("policy")) == ("p2", "p2")
+    assert s.accepts("policy/decision", "p2")
+    assert not s.accepts("policy/decision", "p1")
+    assert session().wanted_version("policy") == ""
+
+
 def test_who_must_answer_depends_on_the_plan():
     assert session(Mode.PRACTICE).models == ("policy", "reward")
     assert session(Mode.DEMO).models == ()

@@ -207,6 +207,43 @@ def test_a_lazy_subscription_waits_for_a_wake_up_and_comes_first(node, executor,
     spin_until(lambda: order.count("lazy") == 3)
 
 
+def test_a_subscription_made_lazy_later_wakes_nobody_either(node, executor, spin_until):
+    got = []
+    subscription = receive_bytes(node, TEXT, got.append)
+    sender = Sender(node, TEXT)
+    spin_until(lambda: sender.subscribers)
+    sender.send(messages.text("at once"))
+    spin_until(lambda: got)
+    set_lazy(node, subscription)
+    executor.spin_once(timeout_sec=0.0)  # the change itself ends a wait
+    sender.send(messages.text("kept"))
+    start = time.monotonic()
+    executor.spin_once(timeout_sec=0.05)
+    assert time.monotonic() - start >= 0.04
+    assert len(got) == 1
+
+
+def test_lazy_messages_of_another_namespace_are_left_alone(node, executor, context, spin_until):
+    other = Node("other", namespace="robot2", context=context)
+    executor.add_node(other)
+    order = []
+    receive_bytes(node, Topic("/robot1/wake", TEXT.type), lambda data: order.append("wake 1"))
+    receive_bytes(other, Topic("/robot2/wake", TEXT.type), lambda data: order.append("wake 2"))
+    kept = Topic("/robot2/kept", TEXT.type)
+    receive_bytes(other, kept, lambda data: order.append("kept"), lazy=True)
+    wakers = [Sender(node, Topic(f"/robot{i}/wake", TEXT.type)) for i in (1, 2)]
+    keeper = Sender(node, kept)
+    spin_until(lambda: all(sender.subscribers for sender in (*wakers, keeper)))
+    keeper.send(messages.text("a"))
+    wakers[0].send(messages.text("b"))
+    spin_until(lambda: order)
+    assert order == ["wake 1"]
+    wakers[1].send(messages.text("c"))
+    spin_until(lambda: len(order) == 3)
+    assert order == ["wake 1", "kept", "wake 2"]
+    other.destroy_node()
+
+
 def test_call_soon_runs_after_everything_that_was_ready(node, executor, spin_until):
     order = []
 

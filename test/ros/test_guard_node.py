@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from ros.alone import ALONE
 from std_srvs.srv import SetBool, Trigger
 
 from efm_bringup.guard_node import GuardNode
@@ -39,7 +40,7 @@ def start_guard(context, executor, probe, make_fleet, spin_until):
         node = GuardNode(
             context=context,
             namespace="robot_1",
-            parameter_overrides=[Parameter("fleet", value=str(fleet.path))],
+            parameter_overrides=[Parameter("fleet", value=str(fleet.path)), ALONE],
         )
         executor.add_node(node)
         probe.hear(COMMAND, GUARD_STATE, STOP_REQUEST)

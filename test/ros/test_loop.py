@@ -19,6 +19,7 @@ pytest.importorskip("pybullet", reason="NOT VERIFIED: no PyBullet in this enviro
 pytest.importorskip("rclpy", reason="NOT VERIFIED: no ROS 2 in this environment")
 
 from rclpy.node import Node
+from ros.alone import ALONE_ARGS, MODELS_ALONE
 from rosbags.highlevel import AnyReader
 from std_srvs.srv import Trigger
 
@@ -33,9 +34,9 @@ from efm_core.fleet import (
     CameraDescription,
     FleetDescription,
     RobotDescription,
-    processes,
     save_fleet,
 )
+from efm_core.fleet_processes import processes
 from efm_core.observation import Decision, StepsToGo
 from efm_core.plan import EpisodePlan
 from efm_episode_manager.node import EpisodeManagerNode
@@ -99,7 +100,7 @@ class Fleet:
         made = {"sim": SimulatedRobotNode, "guard": GuardNode, "manager": EpisodeManagerNode,
                 "demonstrator": DemonstratorNode}  # fmt: skip
         for kind in kinds:
-            args = self.args[f"robot_1_{kind}"]
+            args = [*self.args[f"robot_1_{kind}"], *ALONE_ARGS]
             self.executor.add_node(made[kind](context=self.context, cli_args=args))
 
     def start_models(self) -> InferenceHost:
@@ -107,7 +108,9 @@ class Fleet:
         host = InferenceHost(node, lambda versions, robot: Loaded(CountingEngine(), 0.001))
         self.executor.add_node(node)
         space, cameras = self.robot.space, self.robot.cameras
-        for hosted in host.add("robot_1", cameras, space, "lockstep", self.context):
+        for hosted in host.add(
+            "robot_1", cameras, space, "lockstep", self.context, parameters=MODELS_ALONE
+        ):
             self.executor.add_node(hosted)
         return host
 
@@ -275,7 +278,7 @@ def test_a_killed_manager_loses_nothing(fleet, spin_until):
     """SIGKILL in mid-episode: the cut episode is kept and marked, the plan goes on."""
     fleet.start("sim", "guard", "demonstrator")
     command = [sys.executable, "-m", "efm_bringup.child", "efm_episode_manager",
-               *fleet.args["robot_1_manager"]]  # fmt: skip
+               *fleet.args["robot_1_manager"], *ALONE_ARGS]  # fmt: skip
     root = Path(__file__).resolve().parents[2]
     environment = {k: v for k, v in os.environ.items()
                    if k not in ("LD_LIBRARY_PATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")}  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rclpy.parameter import Parameter
+from ros.alone import ALONE
 from safetensors.torch import save as save_tensors
 
 from efm_bringup.inference_node import InferenceNode
@@ -80,7 +81,8 @@ def fleet(make_fleet, space):
 @pytest.fixture
 def inference(fleet, context, executor, probe, spin_until):
     node = InferenceNode(
-        context=context, parameter_overrides=[Parameter("fleet", value=str(fleet.path))]
+        context=context,
+        parameter_overrides=[Parameter("fleet", value=str(fleet.path)), ALONE],
     )
     for part in (node, *node.hosted):
         executor.add_node(part)

@@ -11,9 +11,10 @@ import threading
 import numpy as np
 import pytest
 from rclpy.node import Node
+from ros.alone import MODELS_ALONE
 
 from efm_bringup.inference_host import InferenceHost
-from efm_bringup.model_shelf import BadCheckpointError, Loaded
+from efm_bringup.model_shelf import BadCheckpointError, Loaded, Versions
 from efm_core import messages
 from efm_core.detector import DetectorSettings
 from efm_core.fleet import CameraDescription
@@ -77,7 +78,13 @@ def hold_loading() -> threading.Event:
 
 
 @pytest.fixture
-def host(context, executor, probe, space, engine, hold_loading, spin_until):
+def champion() -> dict[str, Versions]:
+    """What is in force where an episode names no version."""
+    return {"now": Versions()}
+
+
+@pytest.fixture
+def host(context, executor, probe, space, engine, hold_loading, spin_until, champion):
     def load(versions, robot):
         hold_loading.wait(10.0)
         if versions.policy == "cut":
@@ -85,10 +92,12 @@ def host(context, executor, probe, space, engine, hold_loading, spin_until):
         return Loaded(engine, 0.001)
 
     node = Node("inference", context=context)
-    made = InferenceHost(node, load)
+    made = InferenceHost(node, load, lambda: champion["now"])
     executor.add_node(node)
     cameras = [CameraDescription(name="front", width=32, height=32)]
-    for hosted in made.add("robot_1", cameras, space, "lockstep", context):
+    for hosted in made.add(
+        "robot_1", cameras, space, "lockstep", context, parameters=MODELS_ALONE
+    ):
         executor.add_node(hosted)
     probe.hear(ACTION_CHUNK, DECISION, POLICY_STATUS, REWARD_STATE, REWARD_STATUS, REWARD_REWARD)
     inputs = (FRONT, EPISODE_STATUS, INSTRUCTION, JOINT_STATES)
@@ -117,6 +126,23 @@ def show(probe, tick: int, pixel=(4, 6, 30), start_ns=START) -> int:
 
 def goal(probe, text="push the red star to the blue cube") -> None:
     probe.send(INSTRUCTION, messages.text(text))
+
+
+def test_an_episode_without_a_version_gets_the_champion_of_its_beginning(
+    host, champion, probe, spin_until
+):
+    def state() -> tuple[str, str]:
+        values = messages.read_status(probe.heard[POLICY_STATUS.name][-1])
+        return values["episode_id"], values["version"] if values["state"] == "ready" else ""
+
+    champion["now"] = Versions("b", "r1")
+    announce(probe, policy_version="")
+    spin_until(lambda: state() == (EPISODE, "b"))
+    champion["now"] = Versions("a", "r1")  # rolled back: the episode goes on with b
+    announce(probe, "running", policy_version="")
+    assert host.policy("robot_1") == ("b", False, "")
+    announce(probe, episode=OTHER, policy_version="")
+    spin_until(lambda: state() == (OTHER, "a"))
 
 
 def test_an_observation_is_answered_with_chunk_decision_and_reward(
@@ -272,9 +298,9 @@ def test_a_picture_of_the_wrong_size_is_refused(host, probe, spin_until):
     assert probe.stamps(DECISION) == [stamp]
 
 
-def test_the_status_is_repeated_ten_times_a_second(host, probe, spin_until):
+def test_the_status_is_repeated_four_times_a_second(host, probe, spin_until):
     before = len(probe.heard[POLICY_STATUS.name])
-    stamps = probe.stamps(POLICY_STATUS)
-    spin_until(lambda: len(probe.heard[POLICY_STATUS.name]) >= before + 5)
-    stamps = probe.stamps(POLICY_STATUS)[-4:]
-    assert np.diff(stamps) / 1e9 == pytest.approx([0.1] * 3, abs=0.05)
+    spin_until(lambda: len(probe.heard[POLICY_STATUS.name]) >= before + 9)
+    stamps = probe.stamps(POLICY_STATUS)[-8:]
+    # The median: a machine that is not run for a while delays one and hurries the next.
+    assert np.median(np.diff(stamps)) / 1e9 == pytest.approx(0.25, abs=0.05)

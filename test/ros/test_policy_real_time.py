@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from rclpy.node import Node
+from ros.alone import MODELS_ALONE
 
 from efm_bringup.inference_host import InferenceHost
 from efm_bringup.model_shelf import Loaded
@@ -59,7 +60,7 @@ def fake_camera(context, executor, probe, space, spin_until):
     host = InferenceHost(node, lambda versions, robot: Loaded(MovingEngine(), 0.001))
     executor.add_node(node)
     cameras = [CameraDescription(name="front", width=32, height=32)]
-    for hosted in host.add("robot_1", cameras, space, "real", context):
+    for hosted in host.add("robot_1", cameras, space, "real", context, parameters=MODELS_ALONE):
         executor.add_node(hosted)
     probe.hear(ACTION_CHUNK, POLICY_STATUS)
     spin_until(lambda: all(probe.sender(t).subscribers for t in (FRONT, EPISODE_STATUS)))

@@ -28,19 +28,24 @@ def trace(d, label, name="e"):
     return Trace(name, np.array(d, dtype=np.float64), label, "person")
 
 
+def dip(depth, ticks):
+    """An approach to `depth` steps, there for `ticks`."""
+    return [9, 5, 2, *[depth] * ticks]
+
+
 # Successes stay low; near misses dip for one tick; far failures stay high.
 TRACES = [
-    *[trace([9, 5, 2, 0.4, 0.3, 0.2], True, f"s{i}") for i in range(8)],
-    *[trace([9, 5, 2, 0.4, 3.0, 4.0], False, f"n{i}") for i in range(4)],
+    *[trace(dip(0.4, 4), True, f"s{i}") for i in range(8)],
+    *[trace([*dip(0.4, 1), 3.0, 4.0], False, f"n{i}") for i in range(4)],
     *[trace([9, 8, 8, 7, 8, 9], False, f"f{i}") for i in range(4)],
 ]
+THREE = CalibrationConfig(thresholds=(0.25, 0.5, 2.0), start=0.5, hold=3)
 
 
 def test_holding_tells_a_success_from_a_near_miss():
-    config = CalibrationConfig()
-    found = calibrate(TRACES, config)
+    found = calibrate(TRACES, CalibrationConfig())
     assert found.reached
-    assert found.settings.hold >= 2
+    assert (found.settings.threshold, found.settings.hold) == (0.5, 4)
     assert (found.quality.precision, found.quality.recall) == (1.0, 1.0)
     loose = quality_of(TRACES, DetectorSettings(threshold=0.7, hold=1))
     assert (loose.true_positives, loose.false_positives) == (8, 4)
@@ -51,21 +56,51 @@ def test_holding_tells_a_success_from_a_near_miss():
     assert found.metrics()["detector/episodes"] == 16.0
 
 
-def test_recall_is_sought_only_among_the_precise():
-    # At threshold 2 with hold 1 everything but the far failures fires: recall 1, precision 8/12.
-    config = CalibrationConfig(thresholds=(0.25, 2.0), holds=(1,), precision=0.9)
-    assert calibrate(TRACES, config).settings.threshold == 0.25
-    config = CalibrationConfig(thresholds=(2.0,), holds=(1,), precision=0.9)
-    assert not calibrate(TRACES, config).reached
+def several(right, wrong, missed, depth=0.4):
+    """Labelled episodes that the detector of 0.5 gets right, takes for successes, misses."""
+    return [
+        *[trace(dip(depth, 4), True) for _ in range(right)],
+        *[trace(dip(depth, 4), False) for _ in range(wrong)],
+        *[trace(dip(8.0, 4), True) for _ in range(missed)],
+        *[trace(dip(8.0, 4), False) for _ in range(6)],
+    ]
 
 
-def test_few_labels_are_not_taken_at_their_word():
-    # 8 of 8 right expects (8 + 1) / (8 + 2) = 0.9; 4 of 4 expects 5 / 6 and is not enough.
-    config = CalibrationConfig(thresholds=(0.5,), holds=(3,), minimum_labels=4)
-    found = calibrate(TRACES, config)
-    assert found.quality.expected_precision == pytest.approx(0.9)
+@pytest.mark.parametrize(("right", "wrong", "threshold"), [(15, 3, 0.5), (15, 6, 0.25)])
+def test_the_start_stays_until_the_labels_contradict_its_precision(right, wrong, threshold):
+    # Wilson, 95 %: 15 of 18 reach up to 0.94, 15 of 21 to 0.86.
+    deep = several(8, 0, 0, depth=0.2)
+    assert calibrate(several(right, wrong, 0), THREE).settings.threshold == 0.5
+    found = calibrate([*several(right - 8, wrong, 0), *deep], THREE)
+    assert found.settings.threshold == threshold
     assert found.reached
-    assert not calibrate(TRACES[4:], config).reached
+
+
+@pytest.mark.parametrize(("seen", "missed", "threshold"), [(5, 5, 0.5), (5, 9, 2.0)])
+def test_a_looser_one_is_taken_when_too_little_is_found(seen, missed, threshold):
+    # 5 of 10 reach up to 0.76, 5 of 14 to 0.61; at threshold 2 all are found, all rightly.
+    far = [trace(dip(1.5, 4), True) for _ in range(missed)]
+    found = calibrate([*several(seen, 0, 0), *far], THREE)
+    assert found.settings.threshold == threshold
+
+
+def test_no_looser_one_that_is_less_precise_than_wanted():
+    far = [trace(dip(1.5, 4), label) for label in (True, False) for _ in range(9)]
+    assert calibrate([*several(5, 0, 0), *far], THREE).settings.threshold == 0.5
+
+
+def test_what_never_fires_is_not_reached():
+    silent = [trace(dip(8.0, 4), i % 2 == 0) for i in range(12)]
+    found = calibrate(silent, THREE)
+    assert not found.reached
+    assert found.quality.expected_precision == pytest.approx(1 / 2)
+
+
+def test_thresholds_out_of_order_are_refused():
+    with pytest.raises(ValueError, match="rising thresholds"):
+        CalibrationConfig(thresholds=(0.5, 0.3))
+    with pytest.raises(ValueError, match="one of them as start"):
+        CalibrationConfig(thresholds=(0.3, 0.4))
 
 
 def test_firing_before_the_success_is_false():

@@ -149,6 +149,22 @@ def test_hesitation_teaches_no_action_unless_asked(demonstrated):
     assert labels_of(paused).steps.tolist() == labels_of(episode).steps.tolist()
 
 
+def test_a_chunk_ends_where_observations_are_missing(demonstrated):
+    episode = demonstrated[0]
+    space = episode.space.model_copy(update={"chunk": 3})
+    bins = np.tile(episode.bins, (1, 3))
+    whole = dataclasses.replace(episode, space=space, bins=bins)
+    stamps = episode.stamps.copy()
+    stamps[2:] += 5 * round(1e9 / episode.record.rate)
+    cut = dataclasses.replace(whole, stamps=stamps)
+    moves = space.encode(episode.executed[[0, 1]]), space.encode(np.zeros((1, space.size)))
+    expected = np.concatenate([m.reshape(-1) for m in moves])
+    assert labels_of(cut, clone_pauses=True).bins[0].tolist() == expected.tolist()
+    assert labels_of(whole, clone_pauses=True).bins[0].tolist() == (
+        space.encode(episode.executed[:3]).reshape(-1).tolist()
+    )
+
+
 def test_an_autonomous_success_never_confirms_itself(recorded):
     for episode in recorded[1]:
         assert (labels_of(episode.data).steps == -1).all()

@@ -14,7 +14,8 @@ from rclpy.context import Context  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
-from trainer.toy import GUARD, SIDE, SPACE, ToyRobot, toy_model  # noqa: E402
+from trainer.test_lasting import LastingToy  # noqa: E402
+from trainer.toy import GUARD, SIDE, SPACE, toy_model  # noqa: E402
 
 from efm_core import messages  # noqa: E402
 from efm_core.fleet import (  # noqa: E402
@@ -31,6 +32,7 @@ from efm_ros.channels import PLAN, TRAINER_STATUS, receive  # noqa: E402
 from efm_ros.dds import apply_dds_profile  # noqa: E402
 from efm_ros.executor import DrainingExecutor  # noqa: E402
 from efm_ros.status import StatusSender  # noqa: E402
+from efm_trainer.lasting import LastingScenes  # noqa: E402
 from efm_trainer.node import TrainerNode  # noqa: E402
 from efm_trainer.rollout import InProcessFleet  # noqa: E402
 from efm_trainer.versions import Making, save_version  # noqa: E402
@@ -44,6 +46,7 @@ class FakeManagers(Node):
     def __init__(self, context: Context, fleet: FleetDescription) -> None:
         super().__init__("managers", context=context)
         self._fleet, self.plans, self.deaf = fleet, [], False
+        self._scenes = LastingScenes()
         self._status = {
             name: StatusSender(
                 self, Topic(f"/{name}/{EPISODE_STATUS.name}", EPISODE_STATUS.type, "latched"),
@@ -62,7 +65,10 @@ class FakeManagers(Node):
         engine = Engine.load(
             registry.path(plan.policy_version), registry.path(plan.reward_version), "torch"
         )
-        InProcessFleet([ToyRobot()], GUARD, self._fleet.data_dir).practise(plan, engine)
+        robots = [LastingToy()]
+        InProcessFleet(
+            robots, GUARD, self._fleet.data_dir, scenes=self._scenes
+        ).practise(plan, engine)
         for name, status in self._status.items():
             listed = len(plan.episodes.get(name, ()))
             status.announce(plan=plan.plan_id, plan_done=listed, plan_total=listed)
@@ -161,6 +167,21 @@ def test_practice_runs_over_ros(bench):
     result = json.loads((run_dir / "toy" / "result.json").read_text())
     assert result["policy"] == "toy-r001"
     assert len(result["rounds"]) == 2
+
+
+def test_practice_without_resets_is_asked_for_and_counted(bench):
+    bench.ask(reset_free=True, misses=2)
+    assert bench.call("improve").success
+    bench.until(lambda: bench.state() == "done")
+    for plan in bench.managers.plans:
+        assert plan.misses == 2
+        assert all(e.lasting for listed in plan.episodes.values() for e in listed)
+    run_dir = Path(bench.trainer.get_parameter("run_dir").value)
+    rounds = json.loads((run_dir / "toy" / "result.json").read_text())["rounds"]
+    assert rounds[0]["episodes/resets"] >= len(ROBOTS)  # each had no scene at first
+    for figures in rounds:
+        share = figures["episodes/resets"] / figures["episodes/count"]
+        assert figures["episodes/resets_per_100"] == pytest.approx(100 * share)
 
 
 def test_a_second_job_is_refused_and_the_first_can_be_cancelled(bench):

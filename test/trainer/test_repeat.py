@@ -33,7 +33,7 @@ def test_draws_depend_on_the_id():
 def test_a_recorded_episode_decides_the_same_again(recorded):
     again = repeat(InProcessFleet([ToyRobot(), ToyRobot()], GUARD), brain(), PLAN, recorded)
     assert [r.episode_id for r in again] == [recorded[i].record.episode_id for i in range(4)]
-    assert all(r.same_end and r.same_decisions == r.ticks == 10 for r in again)
+    assert all(r.same and r.ticks == 10 for r in again)
 
 
 def test_another_decision_is_noticed(recorded):
@@ -42,6 +42,18 @@ def test_another_decision_is_noticed(recorded):
     recorded = {**recorded, 2: dataclasses.replace(recorded[2], bins=changed)}
     again = repeat(InProcessFleet([ToyRobot()], GUARD), brain(), PLAN, recorded)
     assert [r.same_decisions for r in again] == [10, 10, 6, 10]
+    assert [r.missing for r in again] == [0] * 4
+    assert str(again[0]).endswith(": all 10 decisions are the same")
+    assert "decided otherwise at tick 6 of 10, ended the same" in str(again[2])
+
+
+def test_a_decision_that_is_not_in_the_bag_is_said_to_be_missing(recorded):
+    changed = recorded[1].bins.copy()
+    changed[3] = -1
+    recorded = {**recorded, 1: dataclasses.replace(recorded[1], bins=changed)}
+    again = repeat(InProcessFleet([ToyRobot()], GUARD), brain(), PLAN, recorded)
+    assert [(r.same_decisions, r.missing) for r in again] == [(10, 0), (3, 1), (10, 0), (10, 0)]
+    assert "1 decisions are not in the bag" in str(again[1])
 
 
 def test_a_missing_plan_is_named(recorded, tmp_path):

@@ -97,6 +97,16 @@ def test_a_hold_and_another_command_are_no_samples():
     assert segment.as_sampled.tolist() == [True, False, True, True, False, True]
 
 
+def test_an_absolute_target_is_a_sample_though_the_arm_is_still_on_its_way():
+    there = episode()
+    space = there.space.model_copy(update={"kind": "absolute"})
+    late = {"space": space, "executed": there.executed * 0.5}
+    assert only(decision_segments(dataclasses.replace(there, **late), D)).as_sampled.all()
+    modified = np.arange(7) == 2  # but not one that the guard replaced
+    segment = only(decision_segments(dataclasses.replace(there, modified=modified, **late), D))
+    assert segment.as_sampled.tolist() == [True, True, False, True, True, True]
+
+
 def test_rows_after_the_end_are_never_decisions():
     segment = only(decision_segments(episode(rows=7, end_row=3), D))
     assert segment.rows.tolist() == [0, 1, 2]

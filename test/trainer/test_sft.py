@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_exactly(samples, tmp_path):
 def test_the_latest_of_about_equally_good_weights_is_kept(samples):
     errors = iter([5.0, 4.0, 4.1, 4.3, 3.9, 4.09, 4.2])
     run = SftRun(toy_model(), *samples, QUICK.model_copy(update={"tolerance": 0.05}))
-    run._action_error = lambda: next(errors)
+    run._action_error = lambda *_: next(errors)
     kept = []
     for step in range(1, 8):
         run.step = step

@@ -126,7 +126,7 @@ def test_threshold_is_the_same(roots, tmp_path):
         registry = Registry(tmp_path / str(number))
         run_sft(registry, root / "demo", lambda _: toy_model(), QUICK, tmp_path / f"run{number}")
         config = CalibrationConfig(
-            thresholds=tuple(float(t) for t in range(1, 24)), holds=(1, 2, 3), minimum_labels=1
+            thresholds=tuple(float(t) for t in range(1, 24)), start=9.0, hold=2, minimum_labels=1
         )
         _, calibration, skipped = run_calibration(
             registry, root / "calibration", "sft-reward", config

@@ -1,4 +1,4 @@
-"""One reset of the robot: asked for up to some times, done when `reset/status` says so."""
+"""What a robot is told that makes its scenes itself, and its answer on `reset/status`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from efm_core.plan import PlannedEpisode
 
 
-class ResetNews(str, Enum):
-    """What a message about the reset means."""
+class SceneNews(str, Enum):
+    """What a message on `reset/status` means."""
 
     NOTHING = "nothing"
     DONE = "done"
@@ -34,31 +34,27 @@ def scene_for(planned: PlannedEpisode, request: str, not_before_ns: int | None) 
     return scene
 
 
-@dataclass(slots=True)
-class Reset:
-    """The tries of one reset.
+def present_scene(
+    planned: PlannedEpisode, request: str, not_before_ns: int | None, draw: int
+) -> dict[str, Any]:
+    """As `scene_for`, but the scene stays as it lies; draw: which of the instructions to draw."""
+    scene = scene_for(planned, request, not_before_ns)
+    for instead in ("state", "lasting"):
+        scene.pop(instead, None)
+    return {**scene, "present": True, "draw": draw}
 
-    tries: allowed. before_ns: stamp_ns of the reset that was known before, which a robot that
-    does not tell `request` back may repeat. deadline_s: steady time at which a try is given up.
+
+@dataclass(slots=True)
+class SceneRequested:
+    """The newest request. before_ns: stamp_ns of the reset known before it.
+
+    A robot that does not tell `request` back may repeat that stamp.
     """
 
-    tries: int
-    before_ns: str
-    attempts: int = 0
     request: str = ""
-    deadline_s: float = 0.0
+    before_ns: str = ""
 
-    def attempt(self, request: str, deadline_s: float) -> None:
-        """A try begins."""
-        self.attempts += 1
-        self.request, self.deadline_s = request, deadline_s
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether no further try is allowed."""
-        return self.attempts >= self.tries
-
-    def hear(self, values: Mapping[str, str]) -> ResetNews:
+    def hear(self, values: Mapping[str, str]) -> SceneNews:
         """The pairs of `reset/status`."""
         told = values.get("request")
         fresh = values.get("stamp_ns", "") != self.before_ns if told is None else (
@@ -66,5 +62,5 @@ class Reset:
         )
         state = values.get("state", "")
         if not fresh or state not in ("done", "failed"):
-            return ResetNews.NOTHING
-        return ResetNews.DONE if state == "done" else ResetNews.FAILED
+            return SceneNews.NOTHING
+        return SceneNews.DONE if state == "done" else SceneNews.FAILED
