@@ -62,8 +62,8 @@ setup(
         "lora": ["peft>=0.18"],
         "remote": ["fsspec>=2023.6"],
         "test": [
-            "hypothesis>=6", "mypy>=1.10", "peft>=0.18", "pytest>=8,<9", "ruff>=0.6",
-            "types-PyYAML",
+            "hypothesis>=6", "mypy>=1.10", "peft>=0.18", "pytest>=8,<9",
+            "pytest-rerunfailures>=14", "ruff>=0.6", "types-PyYAML",
         ],
     },
     entry_points={

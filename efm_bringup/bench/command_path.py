@@ -141,7 +141,14 @@ def _model_alone(fleet: FleetDescription, seed: int, rounds: int = 50) -> Spread
 
 def _path_figures(found: _Measured) -> list[Figure]:
     if not found.ticks:
-        raise ValueError(f"{found.label}: no picture was answered; give more --seconds")
+        ends = ", ".join(
+            f"{record.termination_reason} after {record.ticks} ticks"
+            for record in found.run.records
+        )
+        raise ValueError(
+            f"{found.label}: no picture was answered (its episodes ended by {ends or 'nothing'}); "
+            "give more --seconds, or see what disturbs this machine"
+        )
     label = found.label
     path = np.array([tick.path for tick in found.ticks])
     whole = np.array([tick.received for tick in found.ticks])

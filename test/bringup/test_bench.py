@@ -301,9 +301,9 @@ def test_what_the_host_withheld_is_kept_apart_from_the_time_before_and_after():
 def test_command_path():
     from efm_bringup.bench.command_path import measure_command_path
 
-    found = measure_command_path((1,), seconds=2.0)
+    found = measure_command_path((1,), seconds=20.0)  # two episodes: one may be disturbed
     assert_finite(found)
     figures = {figure.name.removeprefix("1 robot: "): figure for figure in found.figures}
-    assert figures["path"].count >= 10  # 2 s at 10 Hz, the episode's start left out
+    assert figures["path"].count >= 50  # of 200 at 10 Hz; either episode alone is enough
     assert 0.0 < figures["path"].value < figures["from the stamp"].value
     assert figures["to the guard's sending"].value <= figures["from the stamp"].value
